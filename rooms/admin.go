@@ -70,7 +70,7 @@ func (rs *Rooms) Create(ctx context.Context, req *livekit.CreateRoomRequest, set
 	ch := make(chan result, 1)
 	rs.cfg.Store.Submit(c, func(out Outcome, err error) {
 		if err == nil {
-			rs.noteDeadline(out.Room.ExpiresMs)
+			rs.noteDeadline(&out.Room)
 		}
 		if err == nil && out.Created {
 			for i := range jobs {
@@ -278,7 +278,7 @@ func (rs *Rooms) remove(ctx context.Context, room, identity string, is func(sid 
 			gone, events := r.absence(s, why, now)
 			r.remember(gone)
 			r.tellGone(gone.Info) // it may have come back for a moment, and been announced
-			r.judge(now)
+			r.judge()
 			r.fact([]Session{gone}, events)
 			r.agentLeft(gone.Info, why, now)
 		} else {

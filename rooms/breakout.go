@@ -119,7 +119,7 @@ func (rs *Rooms) divide(ctx context.Context, name string, change func(*Record) (
 		rec.Config.Division = d
 		rec.Config.Readable()
 		if waited && !d.someOut() && rec.EmptySinceMs != 0 {
-			rec.EmptySinceMs = NowMs(rs.cfg.Wall()) // until now it was not empty, but waited
+			rec.EmptySinceMs = rs.Now().Ms // until now it was not empty, but waited
 		}
 		rec.SetDeadline()
 		return nil
@@ -130,7 +130,7 @@ func (rs *Rooms) divide(ctx context.Context, name string, change func(*Record) (
 // most; 0 = without a limit but [LongestBreakouts]. Once they are sent out it only sets a
 // new limit.
 func (rs *Rooms) SendOut(ctx context.Context, name string, limit time.Duration) (Record, error) {
-	now := rs.cfg.Wall()
+	now := rs.Now()
 	sent := false
 	main, err := rs.divide(ctx, name, func(rec *Record) (*Division, error) {
 		before := rec.Config.Division
@@ -140,14 +140,14 @@ func (rs *Rooms) SendOut(ctx context.Context, name string, limit time.Duration) 
 		d := *before
 		sent = before.Open()
 		if !sent {
-			d.OpenMs = NowMs(now)
+			d.OpenMs = now.WallMs
 		}
 		d.Back = false
 		d.Limited = limit > 0
 		if limit <= 0 || limit > LongestBreakouts {
 			limit = LongestBreakouts
 		}
-		d.UntilMs = NowMs(now.Add(limit))
+		d.FromMs, d.UntilMs = now.Ms, now.Ms+limit.Milliseconds()
 		return &d, nil
 	})
 	if err != nil {

@@ -40,7 +40,7 @@ type Job struct {
 	Kind       AgentKind
 	APIKey     string // of the worker that has it
 	CreatedMs  int64
-	DueMs      int64        // when workers may be asked for it
+	DueMs      int64        // when workers may be asked for it, by the steady clock, see [Instant]
 	EndedMs    int64        // 0 while it waits or runs
 	Info       *livekit.Job // all fields but the room
 }
@@ -140,8 +140,9 @@ type DispatchRecords interface {
 	// FindJob returns a job and the name of its room, which is open; [ErrNoJob] if there
 	// is none.
 	FindJob(ctx context.Context, id string) (Job, string, error)
-	// DueJobs returns jobs that wait for a worker of the kind and are due at nowMs, the
-	// longest due first. nextMs is when the next job becomes due; 0 = there is none.
+	// DueJobs returns jobs that wait for a worker of the kind and are due at nowMs,
+	// [Instant.Ms], the longest due first. nextMs is when the next job becomes due; 0 = there
+	// is none.
 	DueJobs(ctx context.Context, k AgentKind, nowMs int64, limit int) (due []DueJob, nextMs int64, err error)
 	// RoomsWanting returns a page of the open rooms with a dispatch of that agent name:
 	// their names in the order of their SIDs, after afterSID, and the SID of the last.
@@ -421,12 +422,12 @@ func (rs *Rooms) AssignJob(ctx context.Context, room, id string, a JobAnswer) (*
 	return askPending(ctx, rs, room, id, func(r *Room, j *Job, reply answer[*livekit.Job]) { r.assign(j, a, reply) })
 }
 
-// PostponeJob puts off a waiting job that no worker took, until the given time.
-func (rs *Rooms) PostponeJob(ctx context.Context, room, id string, until time.Time) error {
+// PostponeJob puts off a waiting job that no worker took.
+func (rs *Rooms) PostponeJob(ctx context.Context, room, id string, by time.Duration) error {
 	_, err := askPending(ctx, rs, room, id, func(r *Room, j *Job, reply answer[struct{}]) {
 		now := time.Now()
 		next := j.with(now, func(s *livekit.JobState) { s.Reason = livekit.JobStateReason_JSR_NO_CAPACITY })
-		next.DueMs = NowMs(until)
+		next.DueMs = rs.Now().Ms + by.Milliseconds()
 		r.agents.jobs[id] = next
 		c := &Change{Kind: ChangeUpdate, Jobs: []Job{*next}}
 		if j.Info.GetState().GetReason() != livekit.JobStateReason_JSR_NO_CAPACITY { // the first refusal is an event, later ones are not

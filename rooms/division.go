@@ -72,7 +72,8 @@ func isBreakoutName(name string) bool {
 type Division struct {
 	Breakouts []Breakout `json:"breakouts"`
 	OpenMs    int64      `json:"open_ms,omitempty"`  // since when people are sent out; 0 = they are not
-	UntilMs   int64      `json:"until_ms,omitempty"` // when they are called back
+	FromMs    int64      `json:"from_ms,omitempty"`  // when UntilMs was set, by the steady clock, see [Instant]
+	UntilMs   int64      `json:"until_ms,omitempty"` // when they are called back, by the same
 	Limited   bool       `json:"limited,omitempty"`  // UntilMs was asked for, and not LongestBreakouts
 	Back      bool       `json:"back,omitempty"`     // they were called back, and some may still be out
 	Dropped   []string   `json:"dropped,omitempty"`  // rooms that are no breakout rooms any more, and where some may still be
@@ -108,6 +109,20 @@ func (r *Record) isPartOf(main MainRoom) bool { return r.Config.Main != nil && *
 
 // Open reports whether people are sent out. It may be called on nil.
 func (d *Division) Open() bool { return d != nil && d.OpenMs != 0 }
+
+// left is how long it is until people are called back.
+func (d *Division) left(now Instant) time.Duration {
+	return time.Duration(d.UntilMs-now.For(d.FromMs)) * time.Millisecond
+}
+
+// Limit is when people are called back by the wall clock, as it is set now, and how long it is
+// until then; 0 without a limit. It may be called on nil.
+func (d *Division) Limit(now Instant) (wallMs int64, left time.Duration) {
+	if !d.Open() || !d.Limited {
+		return 0, 0
+	}
+	return now.Shown(d.FromMs, d.UntilMs), d.left(now)
+}
 
 // someOut reports whether some may be out, so that the main room waits for them. It may be
 // called on nil.
@@ -162,7 +177,7 @@ func (d *Division) Of(identity string) *Breakout {
 // callBack has everybody come back.
 func (d *Division) callBack() {
 	d.Back = d.someOut()
-	d.OpenMs, d.UntilMs, d.Limited = 0, 0, false
+	d.OpenMs, d.FromMs, d.UntilMs, d.Limited = 0, 0, 0, false
 }
 
 // MainRoom returns the open room of that name, or the one that it is a breakout room of.

@@ -2,7 +2,6 @@ package rooms_test
 
 import (
 	"testing"
-	"time"
 
 	"github.com/livekit/protocol/livekit"
 	"github.com/stretchr/testify/require"
@@ -32,7 +31,7 @@ func TestEventsHoldWhatTheirTypesSay(t *testing.T) {
 	d, err := h.CreateDispatch(t.Context(), &livekit.CreateAgentDispatchRequest{Room: "tea", AgentName: "scribe"})
 	require.NoError(t, err)
 	job := d.State.Jobs[0].Id
-	require.NoError(t, h.PostponeJob(t.Context(), "tea", job, time.Now()))
+	require.NoError(t, h.PostponeJob(t.Context(), "tea", job, 0))
 	_, err = h.AssignJob(t.Context(), "tea", job, rooms.JobAnswer{WorkerID: "AW_1", Identity: "agent"})
 	require.NoError(t, err)
 	h.restart(withWorkers)

@@ -67,7 +67,7 @@ func (rs *Rooms) startAgents(req *livekit.CreateRoomRequest, rec *Record, trigge
 			if crowded = len(jobs) >= MostJobs; crowded {
 				break
 			}
-			jobs = append(jobs, *newJob(d, k, nil, now))
+			jobs = append(jobs, *newJob(d, k, nil, now, rs.Now().Ms))
 		}
 	}
 	if crowded {
@@ -118,8 +118,8 @@ func newDispatch(rec *Record, wish *livekit.RoomAgentDispatch, trigger livekit.A
 	return d
 }
 
-func newJob(d *Dispatch, k AgentKind, target *livekit.ParticipantInfo, now time.Time) *Job {
-	j := &Job{ID: guid.New("AJ_"), DispatchID: d.ID, RoomSID: d.RoomSID, Kind: k, CreatedMs: NowMs(now), DueMs: NowMs(now)}
+func newJob(d *Dispatch, k AgentKind, target *livekit.ParticipantInfo, now time.Time, dueMs int64) *Job {
+	j := &Job{ID: guid.New("AJ_"), DispatchID: d.ID, RoomSID: d.RoomSID, Kind: k, CreatedMs: NowMs(now), DueMs: dueMs}
 	j.Info = &livekit.Job{
 		Id: j.ID, DispatchId: d.ID, Type: k.Type, Participant: target, Metadata: d.Info.Metadata, AgentName: k.AgentName,
 		Deployment: k.Deployment, Attributes: d.Info.Attributes, ThreadId: d.Info.ThreadId, CreatedAt: now.UnixNano(),
@@ -362,7 +362,7 @@ func (r *Room) wantJob(jobs []Job, d *Dispatch, k AgentKind, target *livekit.Par
 		r.log.Warn("the room has as many jobs as it may", "most", MostJobs)
 		return jobs
 	}
-	j := newJob(d, k, target, now)
+	j := newJob(d, k, target, now, r.rooms.Now().Ms)
 	r.agents.jobs[j.ID] = j
 	return append(jobs, *j)
 }
@@ -416,13 +416,14 @@ func (r *Room) finish(j *Job, status livekit.JobStatus, why string, lost bool, n
 	}
 	r.endJob(c, j, status, why, reason, now)
 	if again {
-		next := newJob(d, j.Kind, j.Info.GetParticipant(), now)
+		due := r.rooms.Now().Ms
+		next := newJob(d, j.Kind, j.Info.GetParticipant(), now, due)
 		before := j.Info.GetState()
 		next.Info.State.Attempts, next.Info.State.FirstStartedAt = before.GetAttempts(), before.GetFirstStartedAt()
 		next.Info.State.Reason = reason
-		next.DueMs = NowMs(now.Add(backoff(before, now)))
+		next.DueMs = due + backoff(before, now).Milliseconds()
 		if lost || backoff(before, now) == 0 && before.GetAttempts() > 1 { // it did not fail soon after its start: count from the beginning
-			next.Info.State.Attempts, next.DueMs = 0, NowMs(now)
+			next.Info.State.Attempts, next.DueMs = 0, due
 		}
 		r.agents.jobs[next.ID] = next
 		c.Jobs = append(c.Jobs, *next)

@@ -358,7 +358,16 @@ const returnsWithin = 15 * time.Minute
 // has left, or was removed.
 func (r *Room) returns(req *JoinRequest) bool {
 	gone := r.lately(req.Info.Identity)
-	return gone != nil && gone.SID == req.Session && gone.lost() && NowMs(time.Now())-gone.LeftMs <= returnsWithin.Milliseconds()
+	return gone != nil && gone.SID == req.Session && gone.lost() && gone.ago(r.rooms.Now()) <= returnsWithin
+}
+
+// ago is how long ago the session ended: by the wall clock if that was in an earlier process,
+// else however the wall clock was set since.
+func (s *Session) ago(now Instant) time.Duration {
+	if s.left != 0 {
+		return time.Duration(now.Ms-s.left) * time.Millisecond
+	}
+	return time.Duration(now.WallMs-s.LeftMs) * time.Millisecond
 }
 
 // lost reports whether the session ended because its connection was lost.
@@ -577,7 +586,7 @@ func (r *Room) vacate(p *Participant) {
 		r.rec.EmptySinceMs = r.stored.EmptySinceMs
 		r.rec.SetDeadline()
 	}
-	r.judge(time.Now())
+	r.judge()
 }
 
 // announceNew tells the others of p.

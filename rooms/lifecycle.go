@@ -72,7 +72,9 @@ func (r *Room) end(reason EndReason, why livekit.DisconnectReason, done func(err
 	events = append(events, ended...)
 	r.rec.EndedMs, r.rec.EndReason, r.rec.ExpiresMs = NowMs(now), reason, 0
 	events = append(events, RoomFinished(&r.rec, now))
-	c := &Change{Kind: ChangeEnd, Room: r.row(), Sessions: sessions, Jobs: jobs, Events: events}
+	row := r.row()
+	row.EmptySinceMs = r.rooms.Now().Shown(row.EmptySinceMs, row.EmptySinceMs)
+	c := &Change{Kind: ChangeEnd, Room: row, Sessions: sessions, Jobs: jobs, Events: events}
 	r.submit(c, func(_ Outcome, err error) {
 		r.closing = false
 		if err != nil && !errors.Is(err, ErrEnded) {
@@ -163,7 +165,7 @@ func (r *Room) vanish() {
 }
 
 // judge checks, after a departure, whether the room is empty now.
-func (r *Room) judge(now time.Time) {
+func (r *Room) judge() {
 	if r.rec.SID == "" {
 		return
 	}
@@ -172,7 +174,7 @@ func (r *Room) judge(now time.Time) {
 		return
 	}
 	if r.rec.EmptySinceMs == 0 {
-		r.rec.SetEmpty(NowMs(now))
+		r.rec.SetEmpty(r.rooms.Now().Ms)
 	}
 	r.watchDeadline()
 }
@@ -225,7 +227,7 @@ func (r *Room) graceOver() {
 		r.log.Info("participant did not come back", "participant", id, "sid", s.SID)
 		r.tellGone(gone.Info)
 	}
-	r.judge(now)
+	r.judge()
 	r.fact(sessions, events)
 	for i := range sessions {
 		r.agentLeft(sessions[i].Info, sessions[i].Reason, now)

@@ -166,10 +166,10 @@ func (rs *Rooms) look(ctx context.Context, name string) {
 	byRows, closed := 0, false
 	if err == nil {
 		_, byRows = rs.out(ctx, &main)
-		d, now := main.Config.Division, NowMs(rs.cfg.Wall())
-		nobody := byRows == 0 && main.EmptySinceMs != 0 && now >= main.EmptySinceMs+emptyFor.Milliseconds()
+		d, now := main.Config.Division, rs.Now()
+		nobody := byRows == 0 && main.EmptySinceMs != 0 && now.For(main.EmptySinceMs) >= main.EmptySinceMs+emptyFor.Milliseconds()
 		switch {
-		case d.Open() && (now >= d.UntilMs || nobody):
+		case d.Open() && (d.left(now) <= 0 || nobody):
 			main, err = rs.closeDivision(ctx, name)
 			closed = err == nil
 		case !d.Open() && !d.Back && byRows > 0: // they came late
@@ -196,8 +196,7 @@ func (rs *Rooms) look(ctx context.Context, name string) {
 		rs.log.Warn("cannot look after a divided room, trying again", "room", name, "error", err)
 		again(retryInterval)
 	case d.Open():
-		until := time.UnixMilli(d.UntilMs).Sub(rs.cfg.Wall())
-		again(min(lookEvery, max(until, 0)))
+		again(min(lookEvery, max(d.left(rs.Now()), 0)))
 	case d.someOut():
 		again(lookSoon)
 	}

@@ -154,7 +154,7 @@ func (r *Room) departure(p *Participant, why livekit.DisconnectReason, now time.
 // absence is departure for a session that has only a row.
 func (r *Room) absence(s *Session, why livekit.DisconnectReason, now time.Time) (Session, []log.Event) {
 	gone := *s
-	gone.LeftMs, gone.Reason = NowMs(now), why
+	gone.LeftMs, gone.left, gone.Reason = NowMs(now), r.rooms.Now().Ms, why
 	info := proto.CloneOf(s.Info)
 	if info == nil { // only a damaged row has no info
 		info = &livekit.ParticipantInfo{Sid: s.SID, Identity: s.Identity}
@@ -245,7 +245,7 @@ func (r *Room) detach(p *Participant, why livekit.DisconnectReason) Session {
 	r.remember(s)
 	delete(r.speakers, p.sid)
 	delete(r.quality, p.sid)
-	r.judge(now)
+	r.judge()
 	r.fact([]Session{s}, events)
 	r.agentLeft(s.Info, why, now)
 	r.setAlarm(alarmUpdate, now.Add(updateDelay))

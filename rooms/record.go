@@ -85,8 +85,9 @@ func UnreadableConfig(text string) RoomConfig {
 // Readable notes that somebody sets a setting: what could not be read is given up.
 func (c *RoomConfig) Readable() { c.Unreadable = "" }
 
-// Record is a room as the store keeps it. Times are wall-clock Unix
-// milliseconds, so that deadlines hold across restarts; 0 means unset.
+// Record is a room as the store keeps it. Times are Unix milliseconds; 0 means unset.
+// EmptySinceMs and ExpiresMs of an open room are times of the steady clock, see [Instant], so
+// that deadlines hold across restarts and however the wall clock is set.
 type Record struct {
 	SID              string // RM_…, unique for ever
 	Name             string // at most one open room bears it
@@ -120,7 +121,7 @@ type Record struct {
 // Open reports whether the room has not ended.
 func (r *Record) Open() bool { return r.EndedMs == 0 }
 
-// SetEmpty marks the room as empty since nowMs and sets its deadline: by the empty
+// SetEmpty marks the room as empty since nowMs, [Instant.Ms], and sets its deadline: by the empty
 // timeout until somebody has joined, then by the departure timeout.
 func (r *Record) SetEmpty(nowMs int64) {
 	r.EmptySinceMs = nowMs
@@ -211,6 +212,7 @@ type Session struct {
 	Damaged bool
 
 	blobs dataBlobs // on disk as [DataBlob]
+	left  int64     // when it left, by the steady clock; 0 if it has not, or in an earlier process
 }
 
 // NowMs is t in the store's unit, Unix milliseconds.

@@ -346,18 +346,18 @@ func (r *Room) setTimer() {
 	r.timer.Reset(max(next, 0))
 }
 
-// now is the clock that an alarm is compared with. Deadlines are times of the wall clock;
-// the other alarms are durations after an event.
+// now is the clock that an alarm is compared with. Deadlines have a clock of their own, see
+// [Instant]; the other alarms are durations after an event.
 func (r *Room) now(a alarm) time.Time {
 	if a == alarmDeadline {
-		return r.rooms.cfg.Wall()
+		return time.UnixMilli(r.rooms.Now().For(r.rec.EmptySinceMs))
 	}
 	return time.Now()
 }
 
-// longestWait bounds the timer of a live room. Its deadline is a time of the wall clock,
-// which can be set, and which goes on while a machine is suspended and its timers stand
-// still.
+// longestWait bounds the timer of a live room. Its deadline comes also while a machine is
+// suspended and its timers stand still, and a deadline of before the boot when the wall clock
+// is set.
 const longestWait = 5 * time.Second
 
 // ring does what is due.

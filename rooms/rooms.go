@@ -67,9 +67,13 @@ type Config struct {
 	// RestartGrace is how long after a start participants are expected back before they
 	// count as gone.
 	RestartGrace time.Duration
-	// Wall is the wall clock, by which deadlines are judged; nil is the system's. It may
-	// be set, and goes on while a machine is suspended, which timers do not notice.
+	// Wall is the wall clock; nil is the system's. It may be set.
 	Wall func() time.Time
+	// Elapsed counts the time that passes, also while the machine is suspended, and is never
+	// set. Deadlines are judged by it. The counts of processes with the same Boot are one;
+	// with "" each process has its own. nil counts from when the registry was made.
+	Elapsed func() time.Duration
+	Boot    string
 	// Agents configures the dispatch of agents; nil = no agents are dispatched.
 	Agents *AgentsConfig
 	// SignalGrace is how long a participant stays that has media and no signalling; 0 =
@@ -85,6 +89,7 @@ type Rooms struct {
 	log *slog.Logger
 
 	began time.Time // when this was made
+	clock *steady
 
 	stopping atomic.Bool
 	loops    goroutines.Group // every live room's goroutine, added to under mu, and the reaper
@@ -122,15 +127,13 @@ func New(cfg Config) *Rooms {
 	if cfg.DepartureTimeout == 0 {
 		cfg.DepartureTimeout = DefaultDepartureTimeout
 	}
-	if cfg.Wall == nil {
-		cfg.Wall = time.Now
-	}
 	if cfg.SignalGrace == 0 {
 		cfg.SignalGrace = DefaultSignalGrace
 	}
 	life, quit := context.WithCancel(context.Background())
 	return &Rooms{
 		began:     time.Now(),
+		clock:     newSteady(cfg.Wall, cfg.Elapsed, cfg.Boot),
 		cfg:       cfg,
 		log:       cfg.Log,
 		live:      make(map[string]*Room),
@@ -147,6 +150,10 @@ func New(cfg Config) *Rooms {
 // participants are expected back for the restart grace. Then it starts the reaper, which
 // also ends what fell due while no process ran, and what looks after divided rooms.
 func (rs *Rooms) Open(ctx context.Context) error {
+	noted, err := rs.openClock(ctx)
+	if err != nil {
+		return fmt.Errorf("go on from the clock of the database: %w", err)
+	}
 	occupied, err := rs.cfg.Store.Occupied(ctx)
 	if err != nil {
 		return fmt.Errorf("read occupied rooms: %w", err)
@@ -162,6 +169,7 @@ func (rs *Rooms) Open(ctx context.Context) error {
 			rs.loops.Go(func() { rs.setLostDeadline(&rec) })
 		}
 	}
+	rs.loops.Go(func() { rs.watchClock(noted) })
 	rs.loops.Go(rs.reap)
 	rs.loops.Go(rs.watchDivisions)
 	return nil
@@ -331,8 +339,9 @@ func askName[T any](ctx context.Context, rs *Rooms, name string, f func(*Room, a
 	}
 }
 
-// noteDeadline tells the reaper of a deadline that is on disk. It never blocks.
-func (rs *Rooms) noteDeadline(ms int64) {
+// noteDeadline tells the reaper of a room's deadline that is on disk. It never blocks.
+func (rs *Rooms) noteDeadline(r *Record) {
+	ms := rs.Now().Deadline(r)
 	if ms == 0 {
 		return
 	}
@@ -353,23 +362,26 @@ func (rs *Rooms) noteDeadline(ms int64) {
 
 // reap ends rooms at their deadlines. It owns one timer, set to the earliest deadline in
 // the store. While there is one it looks at the clock from time to time, but it asks the
-// store only at the deadline.
+// store only at the deadline, and when the wall clock was set: old deadlines go by that.
 func (rs *Rooms) reap() {
 	const (
 		batch = 100 // ended in one transaction; a join meanwhile waits for it
 		retry = time.Second
-		// A clock that is set, or a machine that was suspended, moves deadlines without
-		// moving timers.
+		// While a machine is suspended time passes and timers stand still.
 		longest = 5 * time.Second
 	)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	earliest := NowMs(rs.cfg.Wall()) // when the timer fires; 0 = it is not set
-	deadline := int64(0)             // earliest, if it is a room's deadline and not another try
+	asked := rs.Now()    // when the store was asked last
+	earliest := asked.Ms // when the timer fires; 0 = it is not set
+	deadline := int64(0) // earliest, if it is a room's deadline and not another try
 	var failing outage.Log
 	again := func(d time.Duration) {
-		earliest, deadline = NowMs(rs.cfg.Wall().Add(d)), 0 // so that no later deadline replaces it
+		earliest, deadline = rs.Now().Ms+d.Milliseconds(), 0 // so that no later deadline replaces it
 		timer.Reset(d)
+	}
+	await := func(leftMs int64) {
+		timer.Reset(time.Duration(min(max(leftMs, 0), longest.Milliseconds())) * time.Millisecond)
 	}
 	for {
 		select {
@@ -378,16 +390,19 @@ func (rs *Rooms) reap() {
 		case <-rs.wake:
 			if ms := rs.noted.Swap(0); ms != 0 && (earliest == 0 || ms < earliest) {
 				earliest, deadline = ms, ms
-				timer.Reset(min(time.UnixMilli(ms).Sub(rs.cfg.Wall()), longest))
+				await(ms - rs.Now().Ms)
 			}
 			continue
 		case <-timer.C:
 		}
-		if left := time.UnixMilli(deadline).Sub(rs.cfg.Wall()); left > 0 {
-			timer.Reset(min(left, longest))
+		now := rs.Now()
+		wasSet := abs((now.OldMs-now.Ms)-(asked.OldMs-asked.Ms)) > sameWithin
+		if deadline > now.Ms && !wasSet {
+			await(deadline - now.Ms)
 			continue
 		}
-		ended, err := rs.cfg.Store.EndDue(rs.life, NowMs(rs.cfg.Wall()), batch)
+		asked = now
+		ended, err := rs.cfg.Store.EndDue(rs.life, now, batch)
 		if rs.life.Err() != nil {
 			return
 		}
@@ -406,7 +421,7 @@ func (rs *Rooms) reap() {
 			again(0)
 			continue
 		}
-		earliest, err = rs.cfg.Store.NextDeadline(rs.life)
+		earliest, err = rs.cfg.Store.NextDeadline(rs.life, now)
 		if err != nil {
 			failing.Failed(rs.log, "cannot read the next deadline, trying again", err)
 			again(retry)
@@ -415,7 +430,7 @@ func (rs *Rooms) reap() {
 		failing.Over(rs.log, "rooms that are due are ended again")
 		deadline = earliest
 		if earliest != 0 {
-			timer.Reset(min(max(time.UnixMilli(earliest).Sub(rs.cfg.Wall()), 0), longest))
+			await(earliest - rs.Now().Ms)
 		}
 	}
 }
@@ -450,6 +465,6 @@ func (rs *Rooms) newRecord(req *livekit.CreateRoomRequest, now time.Time, settin
 	for _, set := range settings {
 		set(&rec.Config)
 	}
-	rec.SetEmpty(rec.CreatedMs)
+	rec.SetEmpty(rs.Now().Ms)
 	return rec
 }

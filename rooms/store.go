@@ -84,6 +84,8 @@ type Outcome struct {
 // submitted, several in one transaction on the disk, each atomic by itself. Of
 // the changes of a [Pipeline], those that are written are the first.
 type Store interface {
+	ClockStore
+
 	// Submit queues c. done is called once, from the store's own goroutine, when c
 	// is on disk or has failed; it must not block. After Close, done gets
 	// [ErrStopping].
@@ -111,11 +113,12 @@ type Store interface {
 	// ListOpen returns the open rooms by name, all of them if names is empty.
 	ListOpen(ctx context.Context, names []string) ([]Record, error)
 
-	// NextDeadline is the earliest ExpiresMs of an open room; 0 if there is none.
-	NextDeadline(ctx context.Context) (int64, error)
-	// EndDue ends up to limit open rooms whose ExpiresMs is at or before nowMs,
+	// NextDeadline is the earliest deadline of an open room, as [Instant.Deadline] tells it;
+	// 0 if there is none.
+	NextDeadline(ctx context.Context, now Instant) (int64, error)
+	// EndDue ends up to limit open rooms whose deadline has come, by [Instant.For],
 	// each with its [Record.DueReason] and its [RoomFinished] event, and returns
 	// them as they ended. It goes through the same queue as Submit. If some cannot be
 	// ended, it returns those that it ended, and an error too.
-	EndDue(ctx context.Context, nowMs int64, limit int) ([]Record, error)
+	EndDue(ctx context.Context, now Instant, limit int) ([]Record, error)
 }

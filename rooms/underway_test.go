@@ -186,7 +186,7 @@ func underWay(t *testing.T, waits string, host bool, meanwhile func(h *house, s 
 
 func endDue(t *testing.T, s *heldStore) {
 	t.Helper()
-	ended, err := s.EndDue(context.Background(), rooms.NowMs(time.Now().Add(time.Hour)), 10)
+	ended, err := s.EndDue(context.Background(), rooms.InstantOf(rooms.NowMs(time.Now().Add(time.Hour))), 10)
 	require.NoError(t, err)
 	require.Len(t, ended, 1)
 }

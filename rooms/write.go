@@ -90,7 +90,7 @@ func (r *Room) bringFacts() {
 		}
 		r.rooms.cfg.Store.Submit(try, func(out Outcome, err error) {
 			if err == nil {
-				r.rooms.noteDeadline(out.Room.ExpiresMs)
+				r.rooms.noteDeadline(&out.Room)
 			}
 			written <- err
 		})
@@ -180,7 +180,7 @@ func (r *Room) submit(c *Change, done func(Outcome, error)) {
 	c.Pipeline = r.pipeline
 	r.rooms.cfg.Store.Submit(c, func(out Outcome, err error) {
 		if err == nil {
-			r.rooms.noteDeadline(out.Room.ExpiresMs)
+			r.rooms.noteDeadline(&out.Room)
 		}
 		r.mail.PostAnyway(letter{urgent: true, run: func() { r.answered(c, out, err, done) }})
 	})

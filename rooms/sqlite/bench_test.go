@@ -79,7 +79,7 @@ func BenchmarkMillionIdleRooms(b *testing.B) {
 		require.NoError(b, err)
 		_, err = s.Occupied(ctx)
 		require.NoError(b, err)
-		_, err = s.NextDeadline(ctx)
+		_, err = s.NextDeadline(ctx, rooms.InstantOf(0))
 		require.NoError(b, err)
 		b.ReportMetric(time.Since(began).Seconds()*1e3, "ms-start")
 		b.ReportMetric(float64(heap()-before)/million, "heap-B/room")
@@ -103,7 +103,7 @@ func BenchmarkMillionIdleRooms(b *testing.B) {
 		began = time.Now()
 		ended := 0
 		for ended < 10_000 {
-			due, err := s.EndDue(ctx, time.Now().Add(time.Hour).UnixMilli(), 500)
+			due, err := s.EndDue(ctx, rooms.InstantOf(time.Now().Add(time.Hour).UnixMilli()), 500)
 			require.NoError(b, err)
 			ended += len(due)
 		}

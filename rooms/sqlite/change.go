@@ -263,22 +263,22 @@ const endDueMax = 1000
 
 // dueRoom is a room whose deadline has come, at its place among them.
 type dueRoom struct {
-	record rooms.Record
-	id     int64
+	record                 rooms.Record
+	expiresMs, sinceMs, id int64
 }
 
 // endDue ends rooms whose deadline has come, each by itself: one that cannot be ended keeps
 // no other open. stuck is why some could not be.
-func (t *tx) endDue(nowMs int64, limit int) (ended []rooms.Record, stuck, err error) {
+func (t *tx) endDue(now rooms.Instant, limit int) (ended []rooms.Record, stuck, err error) {
 	var after dueRoom
 	for len(ended) < limit {
-		due, err := t.due(nowMs, after, limit-len(ended))
+		due, err := t.due(now, after, limit-len(ended))
 		if err != nil || len(due) == 0 {
 			return ended, stuck, err
 		}
 		for i := range due {
 			r := &due[i].record
-			err := t.attempt("due", func() error { return t.endDueRoom(r, nowMs) })
+			err := t.attempt("due", func() error { return t.endDueRoom(r, now) })
 			switch {
 			case err == nil:
 				ended = append(ended, *r)
@@ -296,23 +296,26 @@ func (t *tx) endDue(nowMs int64, limit int) (ended []rooms.Record, stuck, err er
 }
 
 // due returns rooms whose deadline has come, the longest due first, from behind after.
-func (t *tx) due(nowMs int64, after dueRoom, limit int) (due []dueRoom, err error) {
+func (t *tx) due(now rooms.Instant, after dueRoom, limit int) (due []dueRoom, err error) {
+	where, args := isDue(now)
 	err = t.rows(func(rs *sql.Rows) error {
 		var row recordRow
 		var d dueRoom
 		err := rs.Scan(append(row.fields(), &d.id)...)
 		d.record = row.done(t.damage)
+		d.expiresMs, d.sinceMs = d.record.ExpiresMs, d.record.EmptySinceMs
 		due = append(due, d)
 		return err
-	}, `SELECT `+roomColumns+`, id FROM room WHERE expires_ms > 0 AND ended_ms = 0 AND expires_ms <= ? AND (expires_ms, id) > (?, ?)
-		ORDER BY expires_ms, id LIMIT +?`, nowMs, after.record.ExpiresMs, after.id, limit)
+	}, `SELECT `+roomColumns+`, id FROM room WHERE `+where+` AND (expires_ms, empty_since_ms, id) > (?, ?, ?)
+		ORDER BY expires_ms, empty_since_ms, id LIMIT +?`, append(args, after.expiresMs, after.sinceMs, after.id, limit)...)
 	return due, err
 }
 
 // endDueRoom ends r, whose deadline has come.
-func (t *tx) endDueRoom(r *rooms.Record, nowMs int64) error {
-	now := time.UnixMilli(nowMs)
-	r.EndedMs, r.EndReason = nowMs, r.DueReason()
+func (t *tx) endDueRoom(r *rooms.Record, at rooms.Instant) error {
+	now := time.UnixMilli(at.WallMs)
+	*r = at.InWallTime(*r)
+	r.EndedMs, r.EndReason = at.WallMs, r.DueReason()
 	events, err := t.endJobs(r, now)
 	if err != nil {
 		return err
@@ -320,8 +323,8 @@ func (t *tx) endDueRoom(r *rooms.Record, nowMs int64) error {
 	events = append(events, rooms.RoomFinished(r, now))
 	r.Version++
 	r.Seq += int64(len(events))
-	_, err = t.exec(`UPDATE room SET ended_ms = ?, end_reason = ?, version = ?, seq = ? WHERE sid = ?`,
-		r.EndedMs, string(r.EndReason), r.Version, r.Seq, r.SID)
+	_, err = t.exec(`UPDATE room SET empty_since_ms = ?, expires_ms = ?, ended_ms = ?, end_reason = ?, version = ?, seq = ? WHERE sid = ?`,
+		r.EmptySinceMs, r.ExpiresMs, r.EndedMs, string(r.EndReason), r.Version, r.Seq, r.SID)
 	if err != nil {
 		return err
 	}

@@ -91,7 +91,7 @@ func TestHours(t *testing.T) {
 		require.NoError(t, s.AddMeasured(ctx, rooms.NowMs(time.Now()), rooms.Measured{}))
 		tea = populated(t, s, tea, 0, 0)
 		time.Sleep(time.Hour)
-		_, err = s.EndDue(ctx, rooms.NowMs(time.Now()), 10)
+		_, err = s.EndDue(ctx, rooms.InstantOf(rooms.NowMs(time.Now())), 10)
 		require.NoError(t, err)
 		want = append(want, rooms.Hour{FromMs: first + 7*rooms.HourMs, Peak: 2, ParticipantMs: 2 * minuteMs},
 			rooms.Hour{FromMs: first + 8*rooms.HourMs, Ended: 1})

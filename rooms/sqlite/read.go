@@ -127,27 +127,51 @@ func (s *Store) ListOpen(ctx context.Context, names []string) ([]rooms.Record, e
 		(SELECT value FROM json_each(?)) ORDER BY created_ms, sid`, jsonList(names))
 }
 
-// NextDeadline is the earliest deadline of an open room; 0 if there is none.
-func (s *Store) NextDeadline(ctx context.Context) (ms int64, err error) {
-	err = s.one(ctx, []any{&ms}, `SELECT coalesce(min(expires_ms), 0) FROM room WHERE expires_ms > 0 AND ended_ms = 0`)
+// NextDeadline is the earliest deadline of an open room; see [rooms.Store].
+func (s *Store) NextDeadline(ctx context.Context, now rooms.Instant) (ms int64, err error) {
+	const next = `SELECT coalesce(min(expires_ms), 0) FROM room WHERE expires_ms > 0 AND ended_ms = 0`
+	if now.Uniform() {
+		err = s.one(ctx, []any{&ms}, next)
+		return ms, err
+	}
+	var old int64
+	if err = s.one(ctx, []any{&ms}, next+` AND empty_since_ms >= ?`, now.SinceMs); err == nil {
+		err = s.one(ctx, []any{&old}, next+` AND empty_since_ms < ?`, now.SinceMs)
+	}
+	if old != 0 {
+		if old += now.Ms - now.OldMs; ms == 0 || old < ms {
+			ms = old
+		}
+	}
 	return ms, err
 }
 
-// CountDue returns how many open rooms have a deadline at or before nowMs.
-func (s *Store) CountDue(ctx context.Context, nowMs int64) (n int64, err error) {
-	err = s.one(ctx, []any{&n}, `SELECT count(*) FROM room WHERE expires_ms > 0 AND ended_ms = 0 AND expires_ms <= ?`, nowMs)
+// isDue selects rooms whose deadline has come.
+func isDue(now rooms.Instant) (where string, args []any) {
+	const due = `expires_ms > 0 AND ended_ms = 0 AND expires_ms <= ?`
+	if now.Uniform() {
+		return due, []any{now.Ms}
+	}
+	return due + ` AND expires_ms <= CASE WHEN empty_since_ms < ? THEN ? ELSE ? END`,
+		[]any{max(now.Ms, now.OldMs), now.SinceMs, now.OldMs, now.Ms}
+}
+
+// CountDue returns how many open rooms have a deadline that has come.
+func (s *Store) CountDue(ctx context.Context, now rooms.Instant) (n int64, err error) {
+	where, args := isDue(now)
+	err = s.one(ctx, []any{&n}, `SELECT count(*) FROM room WHERE `+where, args...)
 	return n, err
 }
 
 // EndDue ends up to limit rooms whose deadline has come, and at most 1000; see
 // [rooms.Store].
-func (s *Store) EndDue(ctx context.Context, nowMs int64, limit int) ([]rooms.Record, error) {
+func (s *Store) EndDue(ctx context.Context, now rooms.Instant, limit int) ([]rooms.Record, error) {
 	type result struct {
 		ended []rooms.Record
 		stuck error
 	}
 	r, err := call(ctx, s, func(t *tx) (r result, err error) {
-		r.ended, r.stuck, err = t.endDue(nowMs, min(limit, endDueMax))
+		r.ended, r.stuck, err = t.endDue(now, min(limit, endDueMax))
 		return r, err
 	})
 	return r.ended, errors.Join(err, r.stuck)

@@ -72,6 +72,7 @@ var (
 	_ rooms.History    = (*Store)(nil)
 	_ rooms.Moderation = (*Store)(nil)
 	_ rooms.Hours      = (*Store)(nil)
+	_ rooms.ClockStore = (*Store)(nil)
 
 	_ rooms.DispatchRecords = (*Store)(nil)
 	_ rooms.AgentKinds      = (*Store)(nil)

@@ -281,22 +281,22 @@ func TestEndDue(t *testing.T) {
 		_, err := submit(t, s, rooms.Change{Kind: rooms.ChangeCreate, Room: r})
 		require.NoError(t, err)
 	}
-	next, err := s.NextDeadline(t.Context())
+	next, err := s.NextDeadline(t.Context(), rooms.InstantOf(0))
 	require.NoError(t, err)
 	require.EqualValues(t, 1004+20_000, next)
-	none, err := s.EndDue(t.Context(), next-1, 100)
+	none, err := s.EndDue(t.Context(), rooms.InstantOf(next-1), 100)
 	require.NoError(t, err)
 	require.Empty(t, none)
 
 	now := int64(1008 + 300_000) // r9's deadline is a millisecond later
-	n, err := s.CountDue(t.Context(), now)
+	n, err := s.CountDue(t.Context(), rooms.InstantOf(now))
 	require.NoError(t, err)
 	require.EqualValues(t, 8, n)
-	first, err := s.EndDue(t.Context(), now, 3)
+	first, err := s.EndDue(t.Context(), rooms.InstantOf(now), 3)
 	require.NoError(t, err)
 	require.Len(t, first, 3)
 	require.Equal(t, rooms.EndDepartureTimeout, first[0].EndReason, "the earliest deadline first")
-	rest, err := s.EndDue(t.Context(), now, 100)
+	rest, err := s.EndDue(t.Context(), rooms.InstantOf(now), 100)
 	require.NoError(t, err)
 	var got []string
 	for _, r := range append(first, rest...) {
@@ -315,7 +315,7 @@ func TestEndDue(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, 2, open)
 	require.EqualValues(t, 8, ended)
-	next, err = s.NextDeadline(t.Context())
+	next, err = s.NextDeadline(t.Context(), rooms.InstantOf(0))
 	require.NoError(t, err)
 	require.Equal(t, now+1, next)
 	requireSound(t, s)

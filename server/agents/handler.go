@@ -41,13 +41,14 @@ const (
 type Rooms interface {
 	PendingJob(ctx context.Context, room, id string) (*livekit.Job, error)
 	AssignJob(ctx context.Context, room, id string, a rooms.JobAnswer) (*livekit.Job, error)
-	PostponeJob(ctx context.Context, room, id string, until time.Time) error
+	PostponeJob(ctx context.Context, room, id string, by time.Duration) error
 	StartJob(ctx context.Context, room string, job *livekit.Job, k rooms.AgentKind, a rooms.JobAnswer) (*livekit.Job, error)
 	EndJob(ctx context.Context, room, id, workerID string, status livekit.JobStatus, why string) error
 	AdoptJob(ctx context.Context, room, id, workerID string) error
 	WorkerLost(ctx context.Context, room, id, workerID string) error
 	Reconsider(ctx context.Context, room, agentName string) error
 	Live() []string
+	Now() rooms.Instant
 }
 
 // Config is what a [Handler] needs.

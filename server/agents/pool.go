@@ -188,8 +188,8 @@ func (n *news) tell(name string) bool {
 // fill begins to offer the jobs that are due, as many as places allows. It returns when
 // to look again.
 func (p *pool) fill() time.Duration {
-	now := time.Now()
-	due, nextMs, err := p.h.cfg.Records.DueJobs(p.life, p.kind, rooms.NowMs(now), 2*atOnce)
+	nowMs := p.h.rooms.Now().Ms
+	due, nextMs, err := p.h.cfg.Records.DueJobs(p.life, p.kind, nowMs, 2*atOnce)
 	if err != nil {
 		if p.life.Err() == nil {
 			p.h.log.Error("cannot read the jobs that wait for a worker", "agent", p.kind.AgentName, "error", err)
@@ -220,7 +220,7 @@ func (p *pool) fill() time.Duration {
 		})
 	}
 	if nextMs != 0 {
-		return min(look, max(time.UnixMilli(nextMs).Sub(now), 10*time.Millisecond))
+		return min(look, max(time.Duration(nextMs-nowMs)*time.Millisecond, 10*time.Millisecond))
 	}
 	return look
 }
@@ -248,7 +248,7 @@ func (p *pool) place(due rooms.DueJob) bool {
 			}
 			p.h.log.Info("no worker takes a job, it waits", "job", due.ID, "room", due.Room, "agent", p.kind.AgentName, "asked", len(asked))
 			// The job goes behind the others, which a worker may take.
-			return p.gone(due, p.h.rooms.PostponeJob(p.life, due.Room, due.ID, time.Now().Add(look)))
+			return p.gone(due, p.h.rooms.PostponeJob(p.life, due.Room, due.ID, look))
 		}
 		asked[w] = true
 		job.State.WorkersAsked = uint32(len(asked))

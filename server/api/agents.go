@@ -173,11 +173,12 @@ func (s *rest) listJobs(w http.ResponseWriter, r *http.Request) error {
 		list = list[:limit]
 		page.NextCursor = writeCursor(rooms.JobCursor{RoomSID: list[limit-1].RoomSID, ID: list[limit-1].ID})
 	}
+	now := s.Rooms.Now()
 	for i := range list {
 		one := &list[i]
 		job := agentJob{
 			ID: one.ID, Room: one.Room, RoomSID: one.RoomSID, Kind: showKind(one.Kind), Dispatch: one.DispatchID, State: "running",
-			Worker: one.Info.GetState().GetWorkerId(), Identity: one.Agent(), CreatedAt: at(one.CreatedMs), DueAt: at(one.DueMs),
+			Worker: one.Info.GetState().GetWorkerId(), Identity: one.Agent(), CreatedAt: at(one.CreatedMs), DueAt: at(now.Shown(now.SinceMs, one.DueMs)),
 		}
 		if one.Status() == livekit.JobStatus_JS_PENDING {
 			job.State = "waiting"

@@ -34,6 +34,7 @@ type Rooms interface {
 	Breakouts
 	Occupier
 	Stats() rooms.Stats
+	Now() rooms.Instant
 }
 
 // Records reads the rows of rooms, open or ended.
@@ -47,7 +48,7 @@ type Records interface {
 	ListJobs(ctx context.Context, after rooms.JobCursor, limit int) ([]rooms.PlacedJob, error)
 	ListDispatches(ctx context.Context, after rooms.DispatchCursor, limit int) ([]rooms.PlacedDispatch, error)
 	CountRooms(ctx context.Context) (open, ended int64, err error)
-	CountDue(ctx context.Context, nowMs int64) (int64, error)
+	CountDue(ctx context.Context, now rooms.Instant) (int64, error)
 }
 
 // Hours tells what happened in each hour; see [rooms.Hours].

@@ -70,7 +70,7 @@ func (s *rest) presentIn(ctx context.Context, name string) ([]present, error) {
 func (s *rest) showDivision(ctx context.Context, main *rooms.Record) (division, error) {
 	d := main.Config.Division
 	out := division{Main: main.Name, Open: d.Open(), Breakouts: []breakout{}}
-	out.CallBackAt, out.Left = limitOf(d)
+	out.CallBackAt, out.Left = s.limitOf(d)
 	var err error
 	if out.InMain, err = s.presentIn(ctx, main.Name); err != nil || d == nil {
 		return out, err
@@ -197,12 +197,13 @@ func (s *rest) tellDivision(w http.ResponseWriter, r *http.Request) error {
 }
 
 // limitOf is when people are called back, and the seconds until then; nil without a limit.
-func limitOf(d *rooms.Division) (*timestamp, *float64) {
-	if !d.Open() || !d.Limited {
+func (s *rest) limitOf(d *rooms.Division) (*timestamp, *float64) {
+	until, left := d.Limit(s.Rooms.Now())
+	if until == 0 {
 		return nil, nil
 	}
-	left := max(0, time.Until(time.UnixMilli(d.UntilMs)).Seconds())
-	return at(d.UntilMs), &left
+	seconds := max(0, left.Seconds())
+	return at(until), &seconds
 }
 
 // placement is what a participant is told of the division of its room.
@@ -242,7 +243,7 @@ func (s *rest) getPlacement(w http.ResponseWriter, r *http.Request) error {
 	if name != main.Name && out.Here == nil { // it is not of the division any more
 		out.Here = &place{Room: name}
 	}
-	out.CallBackAt, out.Left = limitOf(d)
+	out.CallBackAt, out.Left = s.limitOf(d)
 	if identity := access.FromContext(r.Context()).Grants.Identity; identity != "" {
 		out.Mine = placeOf(d.Of(identity))
 	}

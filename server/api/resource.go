@@ -39,7 +39,8 @@ type room struct {
 	EndReason        string            `json:"end_reason,omitempty" enum:"closed,empty_timeout,departure_timeout"`
 }
 
-// showRoom is r for the wire, without its TURN password.
+// showRoom is r, whose times are those of the wall clock, for the wire, without its TURN
+// password.
 func showRoom(r *rooms.Record) room {
 	out := room{
 		SID: r.SID, Name: r.Name, State: "open",

@@ -75,7 +75,7 @@ func (s *rest) createRoom(w http.ResponseWriter, r *http.Request) error {
 		status = http.StatusCreated
 	}
 	w.Header().Set("Location", "/v1/rooms/"+url.PathEscape(out.Room.Name))
-	return sendRoom(w, status, &out.Room)
+	return s.sendRoom(w, status, &out.Room)
 }
 
 // roomPage is a page of rooms.
@@ -119,8 +119,10 @@ func (s *rest) listRooms(w http.ResponseWriter, r *http.Request) error {
 	if next != nil {
 		page.NextCursor = writeCursor(*next)
 	}
+	now := s.Rooms.Now()
 	for i := range list {
-		page.Rooms = append(page.Rooms, showRoom(&list[i]))
+		one := now.InWallTime(list[i])
+		page.Rooms = append(page.Rooms, showRoom(&one))
 	}
 	return sendJSON(w, http.StatusOK, page)
 }
@@ -204,7 +206,7 @@ func (s *rest) getRoom(w http.ResponseWriter, r *http.Request) error {
 		w.WriteHeader(http.StatusNotModified)
 		return nil
 	}
-	return sendRoom(w, http.StatusOK, &rec)
+	return s.sendRoom(w, http.StatusOK, &rec)
 }
 
 // editRequest is the body of PATCH /v1/rooms/{name}. Absent fields stay as they are.
@@ -246,7 +248,7 @@ func (s *rest) editRoom(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return sendRoom(w, http.StatusOK, &rec)
+	return s.sendRoom(w, http.StatusOK, &rec)
 }
 
 // deleteRoom closes the open room of that name: 204. Its participants are sent away.
@@ -291,11 +293,13 @@ func entityTag(shown any) string {
 	return `"` + base64.RawURLEncoding.EncodeToString(sum[:16]) + `"`
 }
 
+// roomTag identifies the room's state, however the wall clock is set.
 func roomTag(r *rooms.Record) string { return entityTag(showRoom(r)) }
 
-func sendRoom(w http.ResponseWriter, status int, rec *rooms.Record) error {
+func (s *rest) sendRoom(w http.ResponseWriter, status int, rec *rooms.Record) error {
 	w.Header().Set("ETag", roomTag(rec))
-	return sendJSON(w, status, showRoom(rec))
+	shown := s.Rooms.Now().InWallTime(*rec)
+	return sendJSON(w, status, showRoom(&shown))
 }
 
 // getHistory answers with a room by its SID, open or ended.
@@ -304,7 +308,7 @@ func (s *rest) getHistory(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return sendRoom(w, http.StatusOK, &rec)
+	return s.sendRoom(w, http.StatusOK, &rec)
 }
 
 func (s *rest) recordBySID(r *http.Request) (rooms.Record, error) {

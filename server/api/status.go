@@ -169,7 +169,7 @@ func (s *rest) status(ctx context.Context, now time.Time) (status, error) {
 	if s.Certificate != nil {
 		out.Certificate = showCertificate(s.Certificate(), now)
 	}
-	err := s.countRooms(ctx, now, &out.Rooms)
+	err := s.countRooms(ctx, &out.Rooms)
 	if err == nil {
 		out.Webhooks, err = s.countDeliveries(ctx)
 	}
@@ -193,13 +193,13 @@ func (w *Writer) unread(why string) *Writer {
 	return w
 }
 
-func (s *rest) countRooms(ctx context.Context, now time.Time, out *roomFigures) error {
+func (s *rest) countRooms(ctx context.Context, out *roomFigures) error {
 	open, ended, err := s.Records.CountRooms(ctx)
 	if err != nil {
 		return err
 	}
 	out.Open, out.Ended = &open, &ended
-	overdue, err := s.Records.CountDue(ctx, rooms.NowMs(now.Add(-overdueAfter)))
+	overdue, err := s.Records.CountDue(ctx, s.Rooms.Now().Before(overdueAfter))
 	if err != nil {
 		return err
 	}

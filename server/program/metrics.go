@@ -97,7 +97,7 @@ func (c *partsCollector) collectRooms(gauge gaugeFunc, count countFunc) {
 	ctx, cancel := context.WithTimeout(context.Background(), countBound)
 	defer cancel()
 	now := time.Now()
-	if n, err := c.store.CountDue(ctx, rooms.NowMs(now.Add(-overdueAfter))); err == nil {
+	if n, err := c.store.CountDue(ctx, c.rooms.Now().Before(overdueAfter)); err == nil {
 		gauge("parlor_rooms_overdue", "Open rooms whose deadline passed 5 s ago or earlier: anything but 0 is a fault.", float64(n))
 	}
 	if oldest, err := c.store.ListRooms(ctx, rooms.RoomQuery{Limit: 1}); err == nil {

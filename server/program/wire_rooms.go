@@ -26,6 +26,7 @@ func (p *program) openRooms(node string) error {
 		ServerInfo: signal.ServerInfo(version(), node, p.cfg.Region), MaxMessage: p.cfg.Limit.AgentSignalMessageSizeLimit,
 	})
 	domain := roomsConfig(p.cfg, p.store, p.log)
+	domain.Elapsed, domain.Boot = elapsed()
 	domain.Agents = &rooms.AgentsConfig{Workers: p.agents, Records: p.store}
 	p.rooms = rooms.New(domain)
 	return p.agents.Open(context.Background(), p.rooms)
