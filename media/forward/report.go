@@ -223,7 +223,7 @@ func (f *Forwarder) receiverReports(reports []rtcp.ReceptionReport, at time.Time
 		s.FractionLost = float64(r.FractionLost) / 256
 		s.loss += (s.FractionLost - s.loss) / 3
 		s.reported = true
-		s.Lost = uint64(r.TotalLost)
+		s.Lost = cumulativeLost(r.TotalLost)
 		s.Jitter = time.Duration(float64(r.Jitter) / float64(f.rate) * float64(time.Second))
 		jitter := s.Jitter
 		if f.track.screen.Load() {
@@ -241,6 +241,11 @@ func (f *Forwarder) receiverReports(reports []rtcp.ReceptionReport, at time.Time
 		f.downlink.Lost(loss, rtt, at)
 	}
 }
+
+// cumulativeLost is a report block's count of lost packets. It is a signed number of 24 bits
+// (RFC 3550, section 6.4.1): a receiver to which some packets came twice may have got more
+// than were sent, and has lost none as far as it can tell.
+func cumulativeLost(field uint32) uint64 { return uint64(max(int32(field<<8)>>8, 0)) }
 
 // tick does the forwarder's periodic work, once a second.
 func (f *Forwarder) tick(at time.Time, now int64) {

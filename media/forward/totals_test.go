@@ -29,7 +29,7 @@ func TestTotalsCountWhatHasEndedToo(t *testing.T) {
 			&rtcp.TransportLayerNack{MediaSSRC: 5000, Nacks: rtcp.NackPairsFromSequenceNumbers([]uint16{r.take()[1].SequenceNumber})},
 			&rtcp.PictureLossIndication{MediaSSRC: 5000},
 			// It claims more losses than packets.
-			&rtcp.ReceiverReport{Reports: []rtcp.ReceptionReport{{SSRC: 5000, TotalLost: 1 << 23}}},
+			&rtcp.ReceiverReport{Reports: []rtcp.ReceptionReport{{SSRC: 5000, TotalLost: 1<<23 - 1}}},
 		})
 		for _, r := range receivers {
 			stats := r.f.Stats()
@@ -54,6 +54,31 @@ func TestTotalsCountWhatHasEndedToo(t *testing.T) {
 	audioOut, _ := totals.Sent()
 	require.Zero(t, audioIn)
 	require.Zero(t, audioOut)
+}
+
+// A receiver to which packets came twice reports fewer than no losses: it has lost none. What
+// it reported before stays in the totals, and later losses count.
+func TestAReportOfFewerThanNoLossesCountsNone(t *testing.T) {
+	var totals Totals
+	track := NewTrack(TrackConfig{SID: "TR_x", Kind: livekit.TrackType_VIDEO, Codec: vp8Config(), Totals: &totals})
+	defer track.Close()
+	s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
+	r := newReceiver(track, vp8Config(), nil)
+	for n := range 10 {
+		s.frame(n == 0, 1)
+	}
+	for _, c := range []struct {
+		field uint32
+		lost  uint64
+	}{{0xffffff, 0}, {0x800000, 0}, {3, 3}, {0xfffff0, 0}, {0x7fffff, 0x7fffff}} {
+		raw, err := rtcp.Marshal([]rtcp.Packet{&rtcp.ReceiverReport{Reports: []rtcp.ReceptionReport{{SSRC: 5000, TotalLost: c.field}}}})
+		require.NoError(t, err)
+		packets, err := rtcp.Unmarshal(raw)
+		require.NoError(t, err)
+		r.f.HandleRTCP(packets)
+		require.Equal(t, c.lost, r.f.Stats().Lost, "%#x", c.field)
+		require.Equal(t, min(c.lost, 10), r.f.Account().Traffic.Lost, "%#x", c.field)
+	}
 }
 
 // TestTotalsGrowWhileTracksLast: they are at most a second behind, and each packet counts
