@@ -1,8 +1,10 @@
 package forward
 
 import (
+	"encoding/binary"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -10,6 +12,7 @@ import (
 
 	"github.com/livekit/protocol/livekit"
 	"github.com/pion/rtcp"
+	"github.com/pion/rtp"
 	"github.com/stretchr/testify/require"
 )
 
@@ -40,6 +43,79 @@ func TestAsksPublisherAgainAndForwardsLate(t *testing.T) {
 	require.Equal(t, uint64(1), stats.Late)
 	require.Equal(t, uint64(1), stats.Duplicates)
 	require.Zero(t, stats.Lost)
+}
+
+// A packet of a fast stream over a long way is asked for again when its repeat is lost too, and
+// reaches the subscriber although hundreds of packets have come meanwhile.
+func TestAPacketThatIsLostRepeatedlyIsAskedForByTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+		s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
+		r := newReceiver(track, vp8Config(), nil)
+		const apart, roundTrip, lostRepeats = 20 * time.Millisecond, 150 * time.Millisecond, 2
+		s.layer.SetRTT(roundTrip)
+		type repeat struct {
+			at  time.Time
+			raw []byte
+		}
+		var repeats []repeat
+		var lost []byte
+		var asked int
+		var got []rtp.Packet
+		for n := range 60 { // 800 packets a second
+			s.at = time.Now()
+			for i, raw := range s.makeFrame(n == 0, 0, 16) {
+				if n == 5 && i == 7 {
+					lost = raw
+					continue
+				}
+				s.layer.WriteRTP(raw, time.Now())
+			}
+			for _, nack := range of[*rtcp.TransportLayerNack](s.rtcp.take()) {
+				require.Equal(t, []uint16{binary.BigEndian.Uint16(lost[2:])}, nack.Nacks[0].PacketList())
+				if asked++; asked > lostRepeats {
+					repeats = append(repeats, repeat{time.Now().Add(roundTrip - apart), lost})
+				}
+			}
+			if len(repeats) > 0 && !time.Now().Before(repeats[0].at) {
+				s.layer.WriteRTP(repeats[0].raw, time.Now())
+				repeats = repeats[1:]
+			}
+			got = append(got, r.take()...)
+			time.Sleep(apart)
+		}
+		require.Equal(t, lostRepeats+1, asked)
+		require.Len(t, got, 60*16)
+		slices.SortFunc(got, func(a, b rtp.Packet) int { return int(int16(a.SequenceNumber - b.SequenceNumber)) })
+		requireContiguous(t, got)
+		require.Zero(t, s.layer.Stats().Lost)
+	})
+}
+
+// Many lost packets are asked for in one message that fits into a datagram.
+func TestARequestForManyPacketsIsSmall(t *testing.T) {
+	track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+	s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
+	s.frame(true, 1)
+	at := s.at
+	for range 400 { // in one moment, every second packet
+		s.seq++
+		s.at = at
+		s.frame(false, 1)
+	}
+	s.rtcp.take()
+	s.at = at.Add(200 * time.Millisecond)
+	s.frame(false, 1)
+	asked := of[*rtcp.TransportLayerNack](s.rtcp.take())
+	require.Len(t, asked, 1)
+	raw, err := asked[0].Marshal()
+	require.NoError(t, err)
+	require.Less(t, len(raw), 300)
+	var numbers []uint16
+	for _, pair := range asked[0].Nacks {
+		numbers = append(numbers, pair.PacketList()...)
+	}
+	require.Len(t, numbers, 400)
 }
 
 func TestKeyRequestsAreThrottled(t *testing.T) {

@@ -2,23 +2,33 @@
 // 6.2.1).
 package nack
 
-import "time"
+import (
+	"cmp"
+	"slices"
+	"time"
+)
 
-// Limits of the requests:
+// Limits of the requests. A packet is asked for while it can still be useful, at the
+// distance of the round trip and longer each time. The other limits are for networks that
+// were away, for jumps of the numbers, and for publishers that leave numbers out: there are
+// no more than window packets missing, and of those that are lost at once only the newest
+// are asked for, because without the others a keyframe is needed anyway.
 const (
-	window      = 100 // packets further behind the newest are given up
-	maxTries    = 5
+	useful      = int64(time.Second)
+	maxTries    = 12
 	minInterval = int64(20 * time.Millisecond)
-	maxInterval = int64(400 * time.Millisecond)
 	defaultRTT  = int64(70 * time.Millisecond)
+	window      = 1000 // packets further behind the newest are given up
+	mostOfAJump = 250
+	firstRoom   = 16
 )
 
 // missing is a packet that has not arrived.
 type missing struct {
 	ext   int64
+	since int64 // when it was missed
 	next  int64 // time of the next request
 	asked int64 // time of the last request
-	wait  int64 // how long to wait after that
 	tries int
 }
 
@@ -26,13 +36,12 @@ type missing struct {
 // clock. It is not safe for concurrent use.
 type Tracker struct {
 	missing []missing // by ext, ascending
+	next    int64     // time of the first request that is due, at the latest
 	rtt     int64
 }
 
-// New makes a tracker. Its memory does not grow.
-func New() *Tracker {
-	return &Tracker{missing: make([]missing, 0, window), rtt: defaultRTT}
-}
+// New makes a tracker. It holds at most a thousand packets.
+func New() *Tracker { return &Tracker{rtt: defaultRTT} }
 
 // SetRTT sets the time from a request to its answer.
 func (t *Tracker) SetRTT(rtt time.Duration) { t.rtt = max(int64(rtt), int64(time.Millisecond)) }
@@ -43,66 +52,78 @@ func (t *Tracker) RTT() time.Duration { return time.Duration(t.rtt) }
 // Advance notes that the newest packet is ext, after previous: the packets between are
 // missing.
 func (t *Tracker) Advance(previous, ext, now int64) {
-	if len(t.missing) > 0 {
-		t.forget(ext - window)
+	if len(t.missing) > 0 && t.missing[0].ext < ext-window {
+		n, _ := t.find(ext - window)
+		t.missing = slices.Delete(t.missing, 0, n)
 	}
-	for m := max(previous+1, ext-window); m < ext; m++ {
-		if len(t.missing) == window {
-			t.missing = append(t.missing[:0], t.missing[1:]...)
-		}
-		t.missing = append(t.missing, missing{ext: m, next: now, wait: min(max(t.rtt, minInterval), maxInterval)})
+	from := max(previous+1, ext-mostOfAJump)
+	if from >= ext {
+		return
 	}
+	if t.missing == nil {
+		t.missing = make([]missing, 0, firstRoom)
+	}
+	for m := from; m < ext; m++ {
+		t.missing = append(t.missing, missing{ext: m, since: now, next: now})
+	}
+	t.next = min(t.next, now)
 }
 
-// forget drops the packets before ext.
-func (t *Tracker) forget(ext int64) {
-	n := 0
-	for n < len(t.missing) && t.missing[n].ext < ext {
-		n++
-	}
-	if n > 0 {
-		t.missing = append(t.missing[:0], t.missing[n:]...)
-	}
+// find is the place of a packet, where it is or would be.
+func (t *Tracker) find(ext int64) (i int, found bool) {
+	return slices.BinarySearchFunc(t.missing, ext, func(m missing, ext int64) int { return cmp.Compare(m.ext, ext) })
 }
 
 // Arrived notes that a late packet came, and reports whether it was missing.
 func (t *Tracker) Arrived(ext, now int64) bool {
-	for i := range t.missing {
-		m := &t.missing[i]
-		if m.ext != ext {
-			continue
-		}
-		// After one request the answer measures the round trip. After several it is
-		// unknown which of them was answered.
-		if m.tries == 1 {
-			sample := now - m.asked
-			if sample >= int64(time.Millisecond) && sample <= int64(2*time.Second) {
-				t.rtt += (sample - t.rtt) / 8
-			}
-		}
-		t.missing = append(t.missing[:i], t.missing[i+1:]...)
-		return true
+	i, found := t.find(ext)
+	if !found {
+		return false
 	}
-	return false
+	// After one request the answer measures the round trip. After several it is unknown
+	// which of them was answered.
+	if m := &t.missing[i]; m.tries == 1 {
+		sample := now - m.asked
+		if sample >= int64(time.Millisecond) && sample <= int64(2*time.Second) {
+			t.rtt += (sample - t.rtt) / 8
+		}
+	}
+	t.keep(slices.Delete(t.missing, i, i+1))
+	return true
 }
 
 // Due appends to dst the sequence numbers to ask for now.
 func (t *Tracker) Due(now int64, dst []uint16) []uint16 {
+	if now < t.next {
+		return dst
+	}
 	kept := t.missing[:0]
+	t.next = now + useful
 	for _, m := range t.missing {
 		if m.next <= now {
-			if m.tries == maxTries {
+			if m.tries == maxTries || now-m.since > useful {
 				continue
 			}
+			wait := max(t.rtt, minInterval)
+			if m.tries > 0 {
+				wait = max(wait, (m.next-m.asked)*5/4)
+			}
 			m.tries++
-			m.asked, m.next = now, now+m.wait
-			m.wait = min(m.wait+m.wait/4, maxInterval)
+			m.asked, m.next = now, now+wait
 			dst = append(dst, uint16(m.ext))
 		}
+		t.next = min(t.next, m.next)
 		kept = append(kept, m)
 	}
-	t.missing = kept
+	t.keep(kept)
 	return dst
+}
+
+// keep keeps what is missing still, and gives up the memory that a bad time took.
+func (t *Tracker) keep(missing []missing) {
+	if t.missing = missing; len(missing) == 0 && cap(missing) > 4*firstRoom {
+		t.missing = nil
+	}
 }
 
 // Waiting reports whether any packet is missing.

@@ -9,24 +9,34 @@ import (
 
 const ms = int64(time.Millisecond)
 
-func TestAsksFiveTimesWithBackOff(t *testing.T) {
-	n := New()
-	n.SetRTT(100 * time.Millisecond)
-	n.Advance(10, 13, 0)
-	require.Equal(t, []uint16{11, 12}, n.Due(0, nil))
-	require.True(t, n.Arrived(11, 50*ms))
-	require.False(t, n.Arrived(11, 50*ms), "it came already")
-	var times []int64
-	for now := int64(0); now < 2000*ms; now += ms {
-		if due := n.Due(now, nil); len(due) > 0 {
-			require.Equal(t, []uint16{12}, due)
-			times = append(times, now/ms)
+// A packet is asked for while it can still be useful, at the distance of the round trip and
+// longer each time, however many packets come meanwhile.
+func TestAsksForASecondWithBackOff(t *testing.T) {
+	for rtt, want := range map[time.Duration][]int64{
+		5 * time.Millisecond:   {0, 20, 45, 77, 117, 166, 228, 305, 401, 521, 671, 858},
+		100 * time.Millisecond: {0, 100, 225, 382, 578, 823},
+		150 * time.Millisecond: {0, 150, 338, 573, 866},
+		600 * time.Millisecond: {0, 600},
+	} {
+		n := New()
+		n.SetRTT(rtt)
+		n.Advance(10, 13, 0)
+		require.Equal(t, []uint16{11, 12}, n.Due(0, nil))
+		require.True(t, n.Arrived(11, 0))
+		require.False(t, n.Arrived(11, 0), "it came already")
+		times := []int64{0}
+		for now := ms; now < 3000*ms; now += ms {
+			if n.Advance(12+now/ms, 13+now/ms, now); now < 1000*ms {
+				require.True(t, now > 950*ms || n.Waiting())
+			}
+			if due := n.Due(now, nil); len(due) > 0 {
+				require.Equal(t, []uint16{12}, due)
+				times = append(times, now/ms)
+			}
 		}
+		require.Equal(t, want, times, "%v", rtt)
+		require.False(t, n.Waiting(), "given up")
 	}
-	// First at 0, then after 100, 125, 156 and 195 ms: each interval is 1.25 times the
-	// one before.
-	require.Equal(t, []int64{100, 225, 382, 578}, times)
-	require.False(t, n.Waiting(), "given up")
 }
 
 func TestLearnsRoundTrip(t *testing.T) {
@@ -39,18 +49,39 @@ func TestLearnsRoundTrip(t *testing.T) {
 	require.InDelta(t, float64(30*time.Millisecond), float64(n.RTT()), float64(time.Millisecond))
 }
 
-func TestWindow(t *testing.T) {
+// A jump of the numbers, packets that are left out for ever, and a network that was away cost
+// neither memory nor many requests.
+func TestRequestsAndMemoryAreBounded(t *testing.T) {
 	n := New()
-	n.Advance(0, 5000, 0)
+	n.Advance(0, 3000, 0)
 	due := n.Due(0, nil)
-	require.Len(t, due, window)
-	require.Equal(t, uint16(4900), due[0])
-	n.Advance(5000, 5001, 0)
-	n.Advance(5001, 5050, 0)
-	due = n.Due(0, nil)
-	require.Len(t, due, 48, "those between, asked for the first time")
-	require.Len(t, n.missing, 50+48, "what is a hundred behind is given up")
-	require.LessOrEqual(t, cap(n.missing), window)
+	require.Len(t, due, mostOfAJump)
+	require.EqualValues(t, 3000-mostOfAJump, due[0], "the newest of a jump")
+	n.Advance(3000, 3000+window-20, 0)
+	require.Len(t, n.missing, mostOfAJump+20, "what is further behind is given up")
+	requests := map[uint16]int{}
+	newest := int64(10_000)
+	n.Reset()
+	for now := int64(0); now < 3000*ms; now += ms { // every second packet, two a millisecond
+		n.Advance(newest, newest+2, now)
+		newest += 2
+		for _, number := range n.Due(now, nil) {
+			requests[number]++
+		}
+		require.LessOrEqual(t, len(n.missing), window)
+	}
+	require.LessOrEqual(t, cap(n.missing), 2*window)
+	most := 0
+	for _, k := range requests {
+		most = max(most, k)
+	}
+	require.LessOrEqual(t, most, maxTries)
+	require.Greater(t, most, 3)
+	for now := 3000 * ms; n.Waiting(); now += 10 * ms {
+		require.Less(t, now, 5000*ms)
+		n.Due(now, nil)
+	}
+	require.Zero(t, cap(n.missing), "the memory is given up")
 }
 
 func FuzzTracker(f *testing.F) {
@@ -62,8 +93,10 @@ func FuzzTracker(f *testing.F) {
 			now += int64(b[1]) * ms
 			if b[0] < 128 {
 				next := newest + 1 + int64(b[0])*4
+				before := len(n.missing)
 				n.Advance(newest, next, now)
 				newest = next
+				require.LessOrEqual(t, len(n.missing), before+mostOfAJump)
 			} else {
 				n.Arrived(newest-int64(b[0]-128), now)
 			}

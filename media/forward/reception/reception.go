@@ -4,10 +4,11 @@ package reception
 
 // Bounds on sequence numbers, after RFC 3550, appendix A.1. A packet that is maxDropout
 // ahead, or maxMisorder behind, is accepted only if it continues another such packet.
-// Then the source has restarted.
+// Then the source has restarted. Packets are asked for again that are up to a thousand behind,
+// and the answers take a round trip.
 const (
 	maxDropout  = 3000
-	maxMisorder = 600
+	maxMisorder = 2048
 )
 
 // Verdict is the judgement of a packet.
