@@ -328,6 +328,20 @@ func TestAWorkerThatComesWhileADispatchIsWritten(t *testing.T) {
 	}
 }
 
+// TestJobsAreDueAlsoAfterAStepOfTheClock: the wall clock was set back by two hours while rooms
+// ran, and the one by which jobs wait goes on.
+func TestJobsAreDueAlsoAfterAStepOfTheClock(t *testing.T) {
+	h := newHouse(t, func(h *house) {
+		h.domain = func(c *rooms.Config) {
+			began, ahead := time.Now(), 2*time.Hour
+			c.Boot, c.Elapsed = "a", func() time.Duration { return time.Since(began) }
+			require.NoError(t, c.Store.SetClock(t.Context(), rooms.ClockState{Boot: "a", Base: began.Add(ahead).UnixNano(), Ahead: int64(ahead)}, nil))
+		}
+	})
+	want(t, h, "r", "n")
+	h.worker(named("n")).job(1)
+}
+
 func TestTheNextWorkerIsAsked(t *testing.T) {
 	h := newHouse(t)
 	var workers []*worker

@@ -48,6 +48,7 @@ type house struct {
 	wanting  func()                                        // called when the rooms that want agents have been read; may be nil
 	writing  atomic.Pointer[func()]                        // called before a write; may be nil
 	finding  func(context.Context, string) context.Context // called as a worker's job is looked up, and returns the look-up's context; may be nil
+	domain   func(*rooms.Config)                           // changes the rooms' configuration; may be nil
 	dead     atomic.Bool                                   // nothing is written any more
 	store    *sqlite.Store
 	verifier *access.Verifier
@@ -93,10 +94,14 @@ func (h *house) open() {
 		Records: wantingRecords{store, h.wanting, h.finding}, Known: known, MostKinds: h.kinds, Grace: h.grace, Verifier: h.verifier, Log: log, Metrics: h.metrics, Guard: unpack.NewGuard(),
 		ServerInfo: &livekit.ServerInfo{AgentProtocol: 1}, MaxMessage: h.limit,
 	})
-	h.Rooms = rooms.New(rooms.Config{
+	domain := rooms.Config{
 		Store: store, Log: log, AutoCreate: true, RestartGrace: h.grace,
 		Agents: &rooms.AgentsConfig{Workers: h.agents, Records: store, JoinGrace: h.join, WorkerGrace: 10 * time.Millisecond},
-	})
+	}
+	if h.domain != nil {
+		h.domain(&domain)
+	}
+	h.Rooms = rooms.New(domain)
 	require.NoError(h.t, h.agents.Open(context.Background(), toldRooms{h.Rooms, h.tells}))
 	require.NoError(h.t, h.Open(context.Background()))
 	h.server = httptest.NewServer(h.verifier.Middleware(h.agents))

@@ -46,7 +46,7 @@ type house struct {
 	config   api.Config
 }
 
-func open(t *testing.T) *house {
+func open(t *testing.T, with ...func(*rooms.Config)) *house {
 	t.Helper()
 	logger := slog.New(slog.DiscardHandler)
 	store, err := sqlite.Open(t.Context(), sqlite.Config{Path: filepath.Join(t.TempDir(), "parlor.db"), Log: logger})
@@ -55,7 +55,11 @@ func open(t *testing.T) *house {
 	h := &house{t: t, store: store, verifier: access.NewVerifier(map[string]string{key: secret})}
 	h.receive(logger)
 	limits := rooms.Limits{MaxMetadata: 1000, MaxAttributes: 1000, MaxRoomName: 256, MaxIdentity: 256, MaxParticipantName: 256}
-	rs := rooms.New(rooms.Config{Store: store, Moderation: store, Log: logger, AutoCreate: true, Limits: limits, Agents: &rooms.AgentsConfig{Workers: noWorkers{}, Records: store}})
+	domain := rooms.Config{Store: store, Moderation: store, Log: logger, AutoCreate: true, Limits: limits, Agents: &rooms.AgentsConfig{Workers: noWorkers{}, Records: store}}
+	for _, f := range with {
+		f(&domain)
+	}
+	rs := rooms.New(domain)
 	require.NoError(t, rs.Open(t.Context()))
 	t.Cleanup(func() { require.NoError(t, rs.Close(context.Background())) })
 	h.rooms = rs
