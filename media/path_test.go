@@ -178,7 +178,7 @@ func TestAudioSubscriptionIsSmall(t *testing.T) {
 		require.NoError(t, err)
 		layer.WriteRTP(raw, time.Now())
 	}
-	require.Less(t, (liveHeap()-before)/subscriptions, 10e3, "bytes for each")
+	require.Less(t, (liveHeap()-before)/subscriptions, 4e3, "bytes for each")
 	runtime.KeepAlive(down)
 }
 

@@ -17,8 +17,7 @@ type sent struct {
 	framing
 }
 
-// kept is what is remembered of every packet. A history has 64 packets of a voice for each
-// listener, so that each byte of them counts.
+// kept is what is remembered of every packet; see slot.
 type kept struct {
 	layer      *Layer
 	ext        uint32 // lower bits of the layer's extended sequence number
@@ -295,7 +294,7 @@ func (f *Forwarder) put(id uint8, value []byte) {
 	if f.header.SetExtension(id, value) != nil {
 		f.stats.Malformed++
 	} else {
-		f.extBytes += len(value) + 1
+		f.extBytes += int32(len(value)) + 1
 		if f.header.ExtensionProfile == rtp.ExtensionProfileTwoByte {
 			f.extBytes++
 		}

@@ -82,19 +82,19 @@ type Forwarder struct {
 	left           *Layer // the source before current
 	leftAt         int64  // number of the last forwarded packet of left
 	leftGeneration uint32
+	offset         uint32 // from incoming to outgoing timestamps of current
 	numbers        sequence.Map
 	described      descriptors
-	offset         uint32 // from incoming to outgoing timestamps of current
 	line           timeline
 	playout        playout
 	anchor         anchor // the last forwarded packet
-	made           int    // number of substitute frames that were sent
 	history        history
+	made           int32 // number of substitute frames that were sent
 	notices        notices
 	rtxNumber      uint16
 	header         rtp.Header
-	extBytes       int // length of the values of header's extensions, as written
-	headerSize     int // of header, in bytes
+	extBytes       int32 // length of the values of header's extensions, as written
+	headerSize     int32 // of header, in bytes
 	scratch        []byte
 	now            int64 // send time of the packet being written, by the downlink's clock
 	padded         int64 // number of the packet that a probe retransmitted last

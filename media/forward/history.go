@@ -1,17 +1,46 @@
 package forward
 
+import "slices"
+
 // history are the last packets of a forwarder, as they are remembered for retransmission.
 // A packet is retransmitted if the history knows its number and the layer's cache, which
 // has an age of its own, still has its payload. The history begins small and grows while it
 // would forget packets that are not old yet: most subscriptions are silent, or of a small
 // picture.
 type history struct {
-	slots []kept   // by outgoing number modulo their count, a power of two
-	more  *details // nil before there are some: most sound has none
-	most  int      // bound of the count of slots
-	last  int64    // newest number
-	floor int64    // no older number is known for sure: there were fewer slots
+	slots   []slot   // by outgoing number modulo their count, a power of two
+	origins []origin // of the slots' packets
+	more    *details // nil before there are some: most sound has none
+	last    int64    // newest number
+	floor   int64    // no older number is known for sure: there were fewer slots
+	most    uint16   // bound of the count of slots
+	newest  uint8    // the newest slot's origin
 }
+
+// slot is what is remembered of every packet. A listener has 64 of them for a voice and a
+// viewer 512 for a picture, so that each byte of them counts: what most of the last packets
+// have in common is in their origin. There is no pointer in it, so that the garbage
+// collector does not look at them.
+type slot struct {
+	out      uint16
+	ext      uint16 // the lowest bits
+	sendTime [3]byte
+	flags    sentFlags
+	origin   uint8 // index in the history's origins, and one more; 0: none, or one that was forgotten
+}
+
+func (s *slot) is(f sentFlags) bool { return s.flags&f != 0 }
+
+// origin is what packets in a row have in common.
+type origin struct {
+	layer      *Layer
+	offset     uint32
+	generation uint16
+	ext        uint16 // the upper bits
+}
+
+// mostOrigins is what the index of an origin tells apart.
+const mostOrigins = 255
 
 // details are what few packets have.
 type details struct {
@@ -45,9 +74,9 @@ const (
 )
 
 func (h *history) begin(video bool) {
-	h.most = Repeatable(video)
-	if h.slots = make([]kept, firstAudio); video {
-		h.slots = make([]kept, firstVideo)
+	h.most = uint16(Repeatable(video))
+	if h.slots = make([]slot, firstAudio); video {
+		h.slots = make([]slot, firstVideo)
 	}
 }
 
@@ -69,10 +98,72 @@ func (h *history) get(number uint16) (s sent, ok bool) {
 		return s, false
 	}
 	i := h.slot(number)
-	if s.kept = h.slots[i]; h.more != nil && h.more.framings != nil {
+	if s.kept = h.kept(&h.slots[i]); h.more != nil && h.more.framings != nil {
 		s.framing = h.more.framings[i]
 	}
 	return s, true
+}
+
+// kept is what is remembered of a slot's packet.
+func (h *history) kept(s *slot) kept {
+	k := kept{out: s.out, ext: uint32(s.ext), sendTime: s.sendTime, flags: s.flags}
+	if s.origin != 0 {
+		o := &h.origins[s.origin-1]
+		k.layer, k.offset, k.generation = o.layer, o.offset, o.generation
+		k.ext |= uint32(o.ext) << 16
+	}
+	return k
+}
+
+// originOf is the origin of a packet that is to be remembered.
+func (h *history) originOf(k *kept) uint8 {
+	o := origin{k.layer, k.offset, k.generation, uint16(k.ext >> 16)}
+	if o.layer == nil && o.offset == 0 {
+		return 0 // it is never sent again
+	}
+	if h.newest != 0 && h.origins[h.newest-1] == o {
+		return h.newest
+	}
+	i := slices.Index(h.origins, o)
+	if i < 0 {
+		i = h.newOrigin()
+		h.origins[i] = o
+	}
+	h.newest = uint8(i + 1)
+	return h.newest
+}
+
+// newOrigin is the index for a new origin: one that no slot has any more. If all are in use
+// and there may be no more, one is given up, and its packets are not sent again.
+func (h *history) newOrigin() int {
+	var used [mostOrigins + 1]bool
+	for i := range h.slots {
+		used[h.slots[i].origin] = true
+	}
+	free := -1
+	for i := range h.origins {
+		if !used[i+1] {
+			h.origins[i] = origin{} // its layer may have ended
+			free = i
+		}
+	}
+	if n := len(h.origins); free < 0 && n < mostOrigins {
+		h.origins = append(h.origins, origin{})
+		return n
+	}
+	if free >= 0 {
+		return free
+	}
+	given := int(h.newest) % mostOrigins
+	for i := range h.slots {
+		if int(h.slots[i].origin) == given+1 {
+			h.slots[i].origin = 0
+			if h.more != nil && h.more.framings != nil {
+				h.more.framings[i].empty = 0
+			}
+		}
+	}
+	return given
 }
 
 // repeats are the retransmissions of the packet of a number, nil if it is not remembered.
@@ -112,14 +203,14 @@ func (h *history) forgot(number uint16) bool {
 func (h *history) put(out int64, s *sent) {
 	s.out, s.flags = uint16(out), s.flags|sentUsed
 	i := h.slot(s.out)
-	for h.slots[i].is(sentUsed) && h.slots[i].out != s.out && len(h.slots) < h.most && age(h.slots[i].sendTime, s.sendTime) < historyAge {
+	for h.slots[i].is(sentUsed) && h.slots[i].out != s.out && len(h.slots) < int(h.most) && age(h.slots[i].sendTime, s.sendTime) < historyAge {
 		h.grow()
 		i = h.slot(s.out)
 	}
 	if h.more != nil || s.framing != (framing{}) {
 		h.detail().put(i, h, out, s)
 	}
-	h.slots[i] = s.kept
+	h.slots[i] = slot{out: s.out, ext: uint16(s.ext), sendTime: s.sendTime, flags: s.flags, origin: h.originOf(&s.kept)}
 	h.last = max(h.last, out)
 }
 
@@ -144,7 +235,7 @@ func (h *history) slot(number uint16) int { return int(number) & (len(h.slots) -
 func (h *history) grow() {
 	former := h.slots
 	h.floor = max(h.floor, h.last-int64(len(former))+1)
-	h.slots = make([]kept, 2*len(former))
+	h.slots = make([]slot, 2*len(former))
 	if h.more != nil {
 		h.more.framings = moved(h, former, h.more.framings)
 		h.more.repeated = moved(h, former, h.more.repeated)
@@ -157,7 +248,7 @@ func (h *history) grow() {
 }
 
 // moved is what belongs to the slots that a history had, at its present slots.
-func moved[T any](h *history, former []kept, of []T) []T {
+func moved[T any](h *history, former []slot, of []T) []T {
 	if of == nil {
 		return nil
 	}

@@ -19,7 +19,7 @@ func TestAHistoryIsAsLargeAsTwoSecondsNeed(t *testing.T) {
 			h.put(int64(65_500+i), &sent{kept: kept{sendTime: sentAt(60_000 + i*apart)}}) // both wrap
 		}
 		last := 65_500 + packets - 1
-		for i := range min(packets, 2000/apart, h.most) {
+		for i := range min(packets, 2000/apart, int(h.most)) {
 			require.True(t, h.has(uint16(last-i)), "%d packets back", i)
 		}
 		require.False(t, h.has(uint16(last+1)))
@@ -93,7 +93,7 @@ func TestAHistoryKeepsWhatBelongsToAPacket(t *testing.T) {
 	require.EqualValues(t, 3, h.repeats(framed).count)
 	require.Zero(t, h.repeats(plain).count)
 	again := int64(framed + len(h.slots))
-	h.most = len(h.slots)
+	h.most = uint16(len(h.slots))
 	h.put(again, &sent{kept: kept{sendTime: sentAt(4)}})
 	s, ok := h.get(uint16(again))
 	require.True(t, ok)
@@ -104,11 +104,70 @@ func TestAHistoryKeepsWhatBelongsToAPacket(t *testing.T) {
 	require.Nil(t, h.repeats(uint16(again)))
 }
 
-// A listener's memory of a voice is 64 remembered packets of 24 bytes: nothing is said of
+// What packets have in common is remembered once: their layer, the upper bits of their numbers
+// and the distance of their timestamps.
+func TestAHistoryKnowsWherePacketsAreFrom(t *testing.T) {
+	var h history
+	h.begin(true)
+	layers, gone := []*Layer{{}, {}, {}, {}}, &Layer{}
+	put := func(out int, k kept) {
+		h.put(int64(out), &sent{kept: k})
+	}
+	for out := range 40 {
+		put(out-1000, kept{layer: gone, offset: uint32(out), sendTime: sentAt(0)})
+	}
+	known := map[int]kept{}
+	for out := range 3100 {
+		k := kept{
+			layer: layers[out/300%4], ext: uint32(65_000 + out), offset: uint32(out / 100), generation: uint16(out / 1000),
+			sendTime: sentAt(out),
+		}
+		put(out, k)
+		k.out, k.flags = uint16(out), sentUsed
+		known[out] = k
+		for back := 0; back < min(out, 200); back += 1 + out%50 {
+			s, ok := h.get(uint16(out - back))
+			require.True(t, ok)
+			require.Equal(t, known[out-back], s.kept)
+		}
+	}
+	for _, o := range h.origins {
+		require.NotSame(t, gone, o.layer, "no packet is from it any more")
+	}
+}
+
+// A stream whose packets have nothing in common is forgotten sooner, but not mistaken.
+func TestAHistoryOfManyOrigins(t *testing.T) {
+	var h history
+	h.begin(true)
+	l := &Layer{}
+	for out := range 2000 {
+		s := sent{kept: kept{layer: l, ext: uint32(out), offset: uint32(out + 1), sendTime: sentAt(out)}}
+		if out%2 == 1 {
+			s.layer, s.framing = nil, framing{empty: 96}
+		}
+		h.put(int64(out), &s)
+		for back := 0; back < min(out, 400); back += 1 + out%50 {
+			s, ok := h.get(uint16(out - back))
+			require.True(t, ok, "it was sent")
+			switch {
+			case back < mostOrigins:
+				require.EqualValues(t, out-back+1, s.offset)
+				require.Equal(t, (out-back)%2 == 1, s.empty == 96)
+			case s.layer != nil || s.empty != 0:
+				require.EqualValues(t, out-back+1, s.offset)
+			}
+		}
+	}
+	require.Len(t, h.origins, mostOrigins)
+}
+
+// A listener's memory of a voice is 64 remembered packets of 10 bytes: nothing is said of
 // their frames, and few of them are repeated. A forwarder takes 1.5 KB, of which 8 bytes are
 // the allocator's.
 func TestWhatAListenerCosts(t *testing.T) {
-	require.LessOrEqual(t, unsafe.Sizeof(kept{}), uintptr(24))
+	require.LessOrEqual(t, unsafe.Sizeof(slot{}), uintptr(10))
+	require.LessOrEqual(t, unsafe.Sizeof(origin{}), uintptr(16))
 	var h history
 	h.begin(false)
 	for out := range int64(firstAudio) {

@@ -28,7 +28,7 @@ type overDownlink struct {
 func (o *overDownlink) Write(h *rtp.Header, payload []byte, kind record.Kind) error {
 	f := o.f
 	p := downlink.Departing{
-		Size: f.headerSize + len(payload) + int(h.PaddingSize), Kind: kind, Wide: f.cfg.Ext.TransportCC != 0,
+		Size: int(f.headerSize) + len(payload) + int(h.PaddingSize), Kind: kind, Wide: f.cfg.Ext.TransportCC != 0,
 		Named: f.cfg.StreamFeedback, SSRC: h.SSRC, Sequence: h.SequenceNumber,
 	}
 	n, wide := o.burst.Leave(f.now, p)

@@ -13,10 +13,13 @@ func FuzzIndices(f *testing.F) {
 	f.Add([]byte{0, 1, 0, 2, 0, 2, 0, 0}, true)
 	f.Add([]byte{255, 254, 255, 255, 0, 0, 0, 1, 255, 255, 255, 253}, false)
 	f.Add([]byte{0, 0, 40, 0, 80, 0, 120, 0, 160, 0, 200, 0, 240, 0, 24, 0, 64, 0}, true)
+	f.Add([]byte{1, 40, 0, 96}, true) // 200 later than the next
 	f.Fuzz(func(t *testing.T, in []byte, repeats bool) {
 		var x indices
+		within := int64(window)
 		if repeats {
-			x.digests = make([]uint64, window/4)
+			x.repeats(window / 4)
+			within /= 2
 		}
 		used := map[uint64]uint64{} // index to digest
 		newest := int64(-1)
@@ -46,7 +49,7 @@ func FuzzIndices(f *testing.F) {
 			case err == nil:
 				used[i] = digest
 				newest = max(newest, int64(i))
-			case newest >= 0 && !known && int64(i) > newest-window && int64(uint16(newest))+int64(int16(seq-uint16(newest))) >= 0:
+			case newest >= 0 && !known && int64(i) > newest-within && int64(uint16(newest))+int64(int16(seq-uint16(newest))) >= 0:
 				t.Fatalf("%d refused after %d: %v", i, newest, err)
 			}
 		}

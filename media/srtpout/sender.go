@@ -157,7 +157,6 @@ type Stream struct {
 	mu      sync.Mutex
 	sealer  sealer
 	indices indices
-	hash    maphash.Hash // with its own seed
 	retired bool
 }
 
@@ -169,7 +168,7 @@ func (t *Stream) AllowRepeats(packets int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.indices.digests == nil {
-		t.indices.digests = make([]uint64, min(packets, window))
+		t.indices.repeats(packets)
 	}
 }
 
@@ -230,16 +229,17 @@ func pad(packet *[maxPacket]byte, header int, payload []byte, size byte) []byte 
 	return padded
 }
 
+// digestSeed is unknown outside of the process, so that nobody makes packets of one digest.
+var digestSeed = maphash.MakeSeed()
+
 // digest distinguishes the packets of one index, and of different indices. mu is held.
 func (t *Stream) digest(i uint64, header, payload []byte) uint64 {
 	if t.indices.digests == nil {
 		return 0
 	}
-	t.hash.Reset()
-	var index [8]byte
-	binary.BigEndian.PutUint64(index[:], i)
-	_, _ = t.hash.Write(index[:]) // never fails
-	_, _ = t.hash.Write(header)   // never fails
-	_, _ = t.hash.Write(payload)  // never fails
-	return t.hash.Sum64()
+	var all [3 * 8]byte
+	binary.BigEndian.PutUint64(all[:], i)
+	binary.BigEndian.PutUint64(all[8:], maphash.Bytes(digestSeed, header))
+	binary.BigEndian.PutUint64(all[16:], maphash.Bytes(digestSeed, payload))
+	return maphash.Bytes(digestSeed, all[:])
 }
