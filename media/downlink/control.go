@@ -55,10 +55,13 @@ type Control[T any] struct {
 	numbered  int64   // when transport-wide feedback came last; 0 = never
 	silent    bool    // no such feedback came, so other reports are used
 
-	sending     float64 // bits/s
-	windowAt    int64
-	windowBytes int64
-	probed      uint64 // bytes
+	// sending is the bitrate of all packets, in bits/s, and beside that of those without a
+	// transport-wide number. Feedback tells nothing of these, such as sound: what it shows of the
+	// path is what the path carries beside them.
+	sending, beside          float64
+	windowAt                 int64
+	windowBytes, besideBytes int64
+	probed                   uint64 // bytes
 }
 
 // NewControl makes a control that estimates by transport-wide feedback, or, without it,
@@ -77,6 +80,7 @@ func NewControl[T any](transportWide bool) *Control[T] {
 func (c *Control[T]) JudgeBySending() {
 	if !c.wide {
 		c.wide, c.estimator = true, estimate.NewSendSide(StartBitrate)
+		c.beside, c.besideBytes = 0, 0
 	}
 }
 
@@ -84,7 +88,18 @@ func (c *Control[T]) JudgeBySending() {
 func (c *Control[T]) Limit(bitrate float64) { c.limit = max(bitrate, 0) }
 
 // Count records a packet that is sent now without a transport-wide number.
-func (c *Control[T]) Count(now int64, size int) { c.windowBytes += int64(size) }
+func (c *Control[T]) Count(now int64, size int) {
+	c.windowBytes += int64(size)
+	c.besideBytes += int64(size)
+}
+
+// unnumbered is the bitrate of the packets of which the estimator does not know.
+func (c *Control[T]) unnumbered() float64 {
+	if c.wide && !c.silent {
+		return c.beside
+	}
+	return 0
+}
 
 // Offer takes a packet to be sent: see [pacer.Pacer.Offer].
 func (c *Control[T]) Offer(now int64, p pacer.Packet, v T) pacer.Verdict {
@@ -250,7 +265,7 @@ func (c *Control[T]) Report(now int64, lost float64, rtt time.Duration) {
 // another network, so the guess is at least that of a new subscriber.
 func (c *Control[T]) Moved(now int64, elsewhere bool) {
 	c.movedAt = c.record.Next()
-	switch guess := c.usable(); {
+	switch guess := max(c.usable()-c.unnumbered(), 0); {
 	case !c.wide || c.silent:
 		if elsewhere {
 			c.estimator = &estimate.Reported{}
@@ -281,14 +296,15 @@ func (c *Control[T]) Overdue(now int64, stream uint32, waited time.Duration, bro
 	if broken {
 		c.pacer.Break(stream)
 	}
-	c.estimator.Overdue(now, waited, c.sending)
+	c.estimator.Overdue(now, waited, max(c.sending-c.unnumbered(), 0))
 	c.judge(now)
 }
 
 func (c *Control[T]) judge(now int64) {
 	if passed := now - c.windowAt; passed >= sendingWindow {
 		c.sending = float64(c.windowBytes*8) / (float64(passed) / float64(time.Second))
-		c.windowAt, c.windowBytes = now, 0
+		c.beside = float64(c.besideBytes*8) / (float64(passed) / float64(time.Second))
+		c.windowAt, c.windowBytes, c.besideBytes = now, 0, 0
 	}
 	if c.wide && !c.told && !c.silent && c.firstSent != 0 && now-c.firstSent > untold {
 		c.silent, c.estimator = true, &estimate.Reported{}
@@ -297,7 +313,7 @@ func (c *Control[T]) judge(now int64) {
 	if emptying && now-c.emptyingAt > standing && c.state.Backlog > shortQueue {
 		c.cramped = true
 	}
-	c.state = c.estimator.State(now, c.sending, c.divided.Goal)
+	c.state = c.whole(c.estimator.State(now, c.sending, c.divided.Goal))
 	if c.state.Emptying && !emptying {
 		c.emptyingAt = now
 		if now-c.steadyAt >= 2*steadyFor {
@@ -319,6 +335,17 @@ func (c *Control[T]) judge(now int64) {
 		c.pacer.Hold(now, hold) // at the pace at which it is paid
 	}
 	c.decide(now)
+}
+
+// whole is the estimate with what the estimator does not know of.
+func (c *Control[T]) whole(s estimate.State) estimate.State {
+	more := c.unnumbered()
+	for _, bitrate := range []*float64{&s.Bitrate, &s.Settled, &s.Proven, &s.Acknowledged} {
+		if *bitrate > 0 {
+			*bitrate += more
+		}
+	}
+	return s
 }
 
 // holds reports whether video may be held for a queue to drain. Where not even the lowest
@@ -348,8 +375,9 @@ func (c *Control[T]) setPace(now int64) {
 }
 
 func (c *Control[T]) decide(now int64) {
+	less := c.unnumbered() // probes consist of numbered packets
 	c.probe.Decide(now, probe.Situation{
-		Estimate: c.state.Bitrate, Need: c.divided.Need, Goal: c.divided.Goal,
+		Estimate: max(c.state.Bitrate-less, 0), Need: max(c.divided.Need-less, 0), Goal: max(c.divided.Goal-less, 0),
 		Queue: c.state.Queue, Jitter: c.state.Jitter, Congested: c.state.Congested,
 	})
 }

@@ -192,6 +192,10 @@ type subscriber struct {
 
 	reports time.Duration        // between its reports
 	streams map[uint32]*arrivals // not nil: it tells of packets by their streams (RFC 8888)
+	voices  int                  // each of 40 kbit/s
+	// unnumbered: its sound has no transport-wide numbers, as where they are negotiated for
+	// video alone.
+	unnumbered bool
 
 	media, voiceSent, voiceLost int64 // bytes, packets
 }
@@ -267,7 +271,7 @@ func (s *subscriber) sendStreamReport() {
 }
 
 func newSubscriber(clock *netsim.Clock, down, up *netsim.Link, seed uint64, cameras int) *subscriber {
-	s := &subscriber{clock: clock, down: down, up: up, control: NewControl[packet](true), arrivals: map[int64]int64{}, voice: true}
+	s := &subscriber{clock: clock, down: down, up: up, control: NewControl[packet](true), arrivals: map[int64]int64{}, voice: true, voices: 1}
 	for i := range cameras {
 		v := &source{
 			s: s, id: uint32(i + 1), rates: [3]float64{150_000, 400_000, 800_000}, rand: rand.New(rand.NewPCG(seed, uint64(i))),
@@ -277,7 +281,9 @@ func newSubscriber(clock *netsim.Clock, down, up *netsim.Link, seed uint64, came
 		clock.After(time.Duration(i)*3*time.Millisecond, func() { clock.Every(frameTime, v.tick) })
 	}
 	clock.Every(20*time.Millisecond, func() bool {
-		s.offer(packet{size: 100, kind: sent.Audio}, pacer.Packet{Size: 100, Kind: sent.Audio})
+		for range s.voices {
+			s.offer(packet{size: 100, kind: sent.Audio}, pacer.Packet{Size: 100, Kind: sent.Audio})
+		}
 		return true
 	})
 	clock.Every(100*time.Millisecond, func() bool {
@@ -307,7 +313,7 @@ func (s *subscriber) reportOn() {
 
 func (s *subscriber) describe() []allocate.Track {
 	s.tracks = append(s.tracks[:0], allocate.Track{Audio: true, Most: allocate.Layer{}})
-	s.tracks[0].Bitrates[0][0] = 40_000
+	s.tracks[0].Bitrates[0][0] = 40_000 * float64(s.voices)
 	for _, v := range s.sources {
 		t := allocate.Track{ID: v.id, Class: v.class, CanPause: true, Most: allocate.Layer{Spatial: 2, Temporal: 2}, Now: v.wants, Sizes: [3]int{57_600, 230_400, 921_600}}
 		for i, full := range v.rates {
@@ -405,6 +411,15 @@ func (s *subscriber) serve() {
 
 func (s *subscriber) send(p packet) {
 	now := s.clock.Now()
+	if p.kind == sent.Audio && s.unnumbered {
+		s.control.Count(now, p.size)
+		s.media += int64(p.size)
+		s.voiceSent++
+		if !s.down.Send(p.size, func() {}) {
+			s.voiceLost++
+		}
+		return
+	}
 	number := s.control.Leave(now, p.size, p.kind)
 	if p.kind != sent.Padding {
 		s.media += int64(p.size)

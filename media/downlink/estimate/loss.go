@@ -56,6 +56,9 @@ func (l *lossBound) add(r *sent.Result) {
 	}
 }
 
+// forget makes the losses unknown. The bound stays.
+func (l *lossBound) forget() { *l = lossBound{bound: l.bound} }
+
 // revise takes back a loss.
 func (l *lossBound) revise() {
 	if l.open.lost > 0 {

@@ -17,6 +17,7 @@ const (
 	aheadSpare = int64(50 * time.Millisecond) // of a frame that was just sent
 	mostAhead  = int64(400 * time.Millisecond)
 	provenFor  = int64(10 * time.Second) // how long a measurement is trusted without traffic that confirms it
+	// noFeedback is how long after the last report what it said of the queue holds.
 	noFeedback = int64(2 * time.Second)
 	// early is the part that is believed of a bitrate that was measured so early that packets from
 	// before the path narrowed count.
@@ -380,8 +381,28 @@ func (e *SendSide) Probed(now, began int64, bitrate float64, full bool) {
 	}
 }
 
+// lapse gives up what was measured so long ago that it says nothing of the path any more.
+// While all that has numbers is paused, no report comes: the queue that the last one told of
+// would be one for ever, and nothing would be probed.
+func (e *SendSide) lapse(now int64) {
+	if e.feedbackAt == 0 || now-e.feedbackAt <= noFeedback {
+		return
+	}
+	if e.draining {
+		e.delay = max(e.delay, 0.95*e.knee)
+	}
+	e.draining, e.futile, e.lateReports = false, 0, 0
+	e.contest.on, e.queue.held = false, false
+	e.queue.count, e.queue.current, e.queue.waited, e.backlog, e.late = 0, 0, 0, 0, 0
+	e.trend.reset()
+	e.acknowledged, e.sent = 0, 0
+	e.losses.forget()
+	e.feedbackAt = 0
+}
+
 // State computes the estimate.
 func (e *SendSide) State(now int64, _, _ float64) State {
+	e.lapse(now)
 	s := State{
 		Bitrate: e.delay, Cause: e.cause, Acknowledged: e.acknowledged,
 		Queue: time.Duration(e.queue.current), Backlog: time.Duration(e.backlog), Late: time.Duration(e.late), Jitter: time.Duration(e.queue.jitter),
