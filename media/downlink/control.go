@@ -226,12 +226,14 @@ func (c *Control[T]) taken(now int64) (divide bool) {
 // doubt holds video until the next report if this one came without packets that it should
 // tell of, on a path that seemed to have room. They wait on the path, which may have become so
 // narrow that what is sent until the next report overflows its queue, and sound is lost with
-// it. If not, little is lost: video is late once, by the time between two reports.
+// it. If not, little is lost: video is late once, by the time between two reports. Sound waits,
+// too, until the last packet of video has left a queue that may be full.
 func (c *Control[T]) doubt(now int64) {
 	if s := &c.state; !s.Limited && s.Late > estimate.MostLate {
 		if !c.doubted {
 			c.doubted = true
 			c.pacer.Suspend(now + doubtFor)
+			c.pacer.Mute(now + longestMute)
 		}
 	} else {
 		c.trust()
@@ -242,7 +244,7 @@ func (c *Control[T]) doubt(now int64) {
 func (c *Control[T]) trust() {
 	if c.doubted {
 		c.doubted = false
-		c.pacer.Suspend(0)
+		c.pacer.Resume()
 	}
 }
 
@@ -326,6 +328,9 @@ func (c *Control[T]) judge(now int64) {
 	}
 	mayHold := !c.held && now-c.emptyingAt < patience || c.held && now-c.heldUntil > holdAgain
 	if c.state.Emptying && mayHold && c.state.Backlog > deepQueue && c.holds() {
+		if !c.held && !c.doubted { // else it has waited
+			c.pacer.Mute(now + longestMute)
+		}
 		c.held = true
 		hold = min(c.state.Backlog-shortQueue, longestHold)
 		c.heldUntil = now + int64(hold)
@@ -408,7 +413,7 @@ func (c *Control[T]) Divide(now int64, tracks []allocate.Track, a *allocate.Allo
 		}
 	}
 	decisions, summary := a.Divide(tracks, budget, c.momentary())
-	forced := budget > 0 && summary.Bitrate > budget
+	forced := budget > 0 && summary.Bitrate > budget*(1+allocate.KeepMargin)
 	if forced && !c.forced {
 		c.forcedAt = now
 	}
@@ -496,6 +501,9 @@ const (
 	holdAgain = int64(250 * time.Millisecond)
 	// doubtFor is more than the time between two reports.
 	doubtFor = int64(150 * time.Millisecond)
+	// longestMute is how long a path of 250 kbit/s takes for a packet of video. A path that was
+	// full has room for sound after that.
+	longestMute = int64(40 * time.Millisecond)
 	// standing is how long a queue may stay longer than shortQueue before it is taken for
 	// a sign that what is forwarded does not fit.
 	standing = int64(time.Second)

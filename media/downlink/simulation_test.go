@@ -196,6 +196,7 @@ type subscriber struct {
 	// unnumbered: its sound has no transport-wide numbers, as where they are negotiated for
 	// video alone.
 	unnumbered bool
+	wavering   bool // what is measured of the layers' bitrates is not their mean
 
 	media, voiceSent, voiceLost int64 // bytes, packets
 }
@@ -317,6 +318,7 @@ func (s *subscriber) describe() []allocate.Track {
 	for _, v := range s.sources {
 		t := allocate.Track{ID: v.id, Class: v.class, CanPause: true, Most: allocate.Layer{Spatial: 2, Temporal: 2}, Now: v.wants, Sizes: [3]int{57_600, 230_400, 921_600}}
 		for i, full := range v.rates {
+			full *= s.measuredAs(v.id, i)
 			overhead := 40 * 8 * (1 + full/8*frameTime.Seconds()/1100) // per frame
 			for u, part := range []float64{0.4, 0.6, 1} {
 				fps := []float64{7.5, 15, 30}[u]
@@ -326,6 +328,16 @@ func (s *subscriber) describe() []allocate.Track {
 		s.tracks = append(s.tracks, t)
 	}
 	return s.tracks
+}
+
+// measuredAs is the bitrate of a layer, as it was measured in the last second, relative to its
+// mean: no two seconds are the same.
+func (s *subscriber) measuredAs(id uint32, layer int) float64 {
+	if !s.wavering {
+		return 1
+	}
+	second := uint64(s.clock.Now() / int64(time.Second))
+	return 0.97 + 0.06*rand.New(rand.NewPCG(second, uint64(id)<<8+uint64(layer))).Float64()
 }
 
 func (s *subscriber) divide() {

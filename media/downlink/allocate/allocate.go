@@ -41,8 +41,8 @@ const (
 	upMargin = 0.04
 	// resumeMargin is the share that must remain free above a track that is resumed.
 	resumeMargin = 0.08
-	// keepMargin is by what share of the budget a forwarded layer may exceed it.
-	keepMargin = 0.06
+	// KeepMargin is by what share of the budget a forwarded layer may exceed it.
+	KeepMargin = 0.06
 	fluent     = 15.0 // frames per second
 )
 
@@ -259,7 +259,7 @@ func (a *Allocator) release(tracks []Track, sound, bound float64) {
 	for _, i := range a.order {
 		c := &a.candidates[i]
 		more := c.steps[0].cost - c.all[0].cost
-		if more > 0 && total+more > bound*(1+keepMargin) {
+		if more > 0 && total+more > bound*(1+KeepMargin) {
 			c.use(&tracks[c.index], c.all)
 			continue
 		}
@@ -377,7 +377,7 @@ func (a *Allocator) raise(c *candidate, total *float64, bound float64) {
 // free. A layer that begins with a keyframe must fit: the queue of a path that has just
 // narrowed has no room for it.
 func (c *candidate) tolerance(next int, free, bound float64) float64 {
-	most := keepMargin * bound
+	most := KeepMargin * bound
 	if c.steps[next].layer.Spatial == c.spatial || c.steps[c.now].layer.Spatial == c.spatial && c.steps[c.now].cost <= free+most {
 		return most
 	}

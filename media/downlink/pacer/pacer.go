@@ -11,7 +11,8 @@
 //     packets are dropped until its next keyframe, because no receiver could decode them.
 //
 // Order: audio, then retransmissions, then video, then padding; within each in order of
-// arrival. Audio never waits for the pace, but its bytes count.
+// arrival. Audio never waits for the pace, but its bytes count. It waits only for a moment
+// in which the path may have no room even for it.
 //
 // No packet waits longer than OldestWaiting: an older one is dropped, with the rest of
 // its frame.
@@ -158,6 +159,7 @@ type Pacer[T any] struct {
 	rate      float64 // bits/s, 0 = no bound
 	emptying  bool    // a queue on the path is being drained
 	suspended int64   // nothing that may wait leaves before this time
+	muted     int64   // no audio leaves before this time
 	handed    bool    // the packet that Next returned may not have been sent yet
 	debt      float64 // bytes
 	paidAt    int64
@@ -186,8 +188,14 @@ func (p *Pacer[T]) Hold(now int64, d time.Duration) {
 	}
 }
 
-// Suspend lets no packet leave until a time, except for audio, whatever the rate; 0 ends that.
+// Suspend lets no packet leave until a time, except for audio, whatever the rate.
 func (p *Pacer[T]) Suspend(until int64) { p.suspended = until }
+
+// Resume ends a suspension.
+func (p *Pacer[T]) Resume() { p.suspended = 0 }
+
+// Mute lets no audio leave until a time.
+func (p *Pacer[T]) Mute(until int64) { p.muted = until }
 
 // Counters returns the counters.
 func (p *Pacer[T]) Counters() Counters { return p.counters }
@@ -232,18 +240,18 @@ func (p *Pacer[T]) Offer(now int64, pkt Packet, v T) Verdict {
 		p.counters.Dropped++
 		return p.dropBroken(pkt.Stream)
 	}
-	if pkt.Kind == sent.Audio || p.waiting == 0 && !p.handed && p.open() {
-		p.owe(pkt.Size)
-		p.counters.Passed++
-		return Send
-	}
-	switch {
-	case pkt.KeyStart:
+	if pkt.KeyStart {
 		p.supersede(repeats, pkt.Stream)
 		if p.emptying {
 			p.supersede(video, pkt.Stream)
 		}
-	case pkt.Needless:
+	}
+	if pkt.Kind == sent.Audio && p.queues[audio].n == 0 && p.paidAt >= p.muted || pkt.Kind != sent.Audio && p.waiting == 0 && !p.handed && p.open() {
+		p.owe(pkt.Size)
+		p.counters.Passed++
+		return Send
+	}
+	if pkt.Needless {
 		p.counters.Dropped++
 		return Drop
 	}
@@ -278,7 +286,7 @@ func (p *Pacer[T]) Next(now int64) (v T, pkt Packet, verdict Verdict) {
 			verdict = p.dropBroken(first.p.Stream)
 		case now-first.at > int64(OldestWaiting):
 			verdict = p.breakStream(&first.p)
-		case p.open():
+		case c == audio && now >= p.muted, c != audio && p.open():
 			verdict = Send
 		default:
 			continue
@@ -318,6 +326,12 @@ func (p *Pacer[T]) When(now int64) int64 {
 		at += int64((p.debt-p.allowed())/p.pace()*float64(time.Second)) + 1
 	}
 	at = max(at, p.suspended)
+	switch sound := p.queues[audio].n; {
+	case sound == p.waiting:
+		at = max(p.muted, now)
+	case sound > 0:
+		at = min(at, max(p.muted, now))
+	}
 	for i := range p.queues {
 		if q := &p.queues[i]; q.n > 0 {
 			if q.first().dead {

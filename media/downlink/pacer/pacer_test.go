@@ -80,9 +80,33 @@ func TestWhileSuspendedSoundAlonePasses(t *testing.T) {
 
 		p.Suspend(300 * ms)
 		require.Equal(t, Queued, p.Offer(200*ms, ofVideo(1, 1200), 3))
-		p.Suspend(0)
+		p.Resume()
 		_, _, verdict = p.Next(200 * ms)
 		require.Equal(t, Send, verdict, "the doubt is over")
+	}
+}
+
+// A path that was full may have no room for sound, either, until a packet of video has left it.
+// Sound waits for that, and keeps its order.
+func TestSoundWaitsWhileThePathIsFull(t *testing.T) {
+	for _, rate := range []float64{0, 200_000} {
+		var p Pacer[int]
+		p.SetRate(0, rate, false)
+		p.Mute(40 * ms)
+		sound := Packet{Size: 120, Kind: sent.Audio}
+		require.Equal(t, Queued, p.Offer(10*ms, sound, 1))
+		require.Equal(t, Queued, p.Offer(30*ms, sound, 2))
+		require.Equal(t, 40*ms, p.When(30*ms))
+		_, _, verdict := p.Next(39 * ms)
+		require.Equal(t, Nothing, verdict)
+		require.Equal(t, Queued, p.Offer(50*ms, sound, 3), "those before it have not left")
+		for want := 1; want <= 3; want++ {
+			v, _, verdict := p.Next(50 * ms)
+			require.Equal(t, Send, verdict)
+			require.Equal(t, want, v)
+		}
+		require.Zero(t, p.When(50*ms))
+		require.Equal(t, Send, p.Offer(50*ms, sound, 4))
 	}
 }
 

@@ -30,9 +30,18 @@ const (
 	laterKeyWait = 3 * time.Second
 )
 
-// hold is how long a decodable frame waits for missing packets before it. In browsers the
-// time depends on the jitter.
+// hold is how long after the time at which a frame would have come without a queue it waits
+// for missing packets before it, if it is decodable. Browsers show a frame at the time that
+// its timestamp says, plus a delay that depends on the jitter, and wait no longer: a frame
+// that comes later than that is shown at once.
 const hold = 150 * time.Millisecond
+
+// clockRate is that of the timestamps of video, in Hz.
+const clockRate = 90_000
+
+// forgetEarly: the distance to the earliest frames is forgotten by one part in so many with
+// each frame, because the timestamps may jump, and the path may become longer.
+const forgetEarly = 64
 
 // Config is what a receiver negotiated.
 type Config struct {
@@ -61,6 +70,7 @@ type Frame struct {
 	// Why it was not decoded:
 	Why string
 
+	late time.Duration // how much later than the earliest recent ones it came, by its timestamp
 	id   int64
 	refs []int64
 	// chained: it depends on the frame whose last packet is just before its first packet,
@@ -84,6 +94,7 @@ type Receiver struct {
 	started  bool
 	frames   []*Frame
 	waiting  []*Frame // complete but not decoded
+	early    early
 	stash    []*Frame // complete, but with unknown dependencies
 	decoded  map[int64]bool
 	lastID   int64  // of the newest decoded frame
@@ -269,6 +280,7 @@ func (r *Receiver) assemble(p *packet, now time.Time) {
 		payload = append(payload, r.packets[seq].payload)
 	}
 	f := &Frame{Timestamp: p.timestamp, First: first.seq, Last: last.seq, Codec: p.codec, Complete: now, payload: payload, first: first}
+	f.late = r.early.late(f.Timestamp, now)
 	r.frames = append(r.frames, f)
 	for stash := append(r.stash, f); len(stash) > 0; {
 		before := len(stash)
@@ -430,7 +442,7 @@ func (r *Receiver) decodable(f *Frame) bool {
 
 // due reports whether f need not wait for packets before it.
 func (r *Receiver) due(f *Frame, now time.Time) bool {
-	if now.Sub(f.Complete) >= hold {
+	if now.Sub(f.Complete) >= hold-f.late {
 		return true
 	}
 	for seq := f.First - 1; ; seq-- {
@@ -442,6 +454,24 @@ func (r *Receiver) due(f *Frame, now time.Time) bool {
 			return true
 		}
 	}
+}
+
+// early relates timestamps to the times at which the earliest of the recent frames came.
+type early struct {
+	at        time.Time // when a frame with timestamp would have come, if it were one of them
+	timestamp uint32
+}
+
+// late is how much later than the earliest of the recent frames one came.
+func (e *early) late(timestamp uint32, now time.Time) time.Duration {
+	if e.at.IsZero() {
+		e.at, e.timestamp = now, timestamp
+		return 0
+	}
+	passed := time.Duration(int32(timestamp-e.timestamp)) * time.Second / clockRate
+	late := max(now.Sub(e.at.Add(passed)), 0)
+	e.at, e.timestamp = now.Add(late/forgetEarly-late), timestamp
+	return late
 }
 
 // Frames are the complete frames in order of completion. Each one that was not decoded

@@ -57,3 +57,35 @@ func TestALongGapEndsWithTheNextKeyframe(t *testing.T) {
 	}
 	require.Equal(t, 1+1+40, decoded)
 }
+
+// A frame that can be decoded waits for packets before it for as long as a browser puts off
+// showing it. One that a queue has held up for longer is shown when it comes.
+func TestAFrameThatIsLateAlreadyWaitsForNothing(t *testing.T) {
+	for _, queue := range []time.Duration{0, 100 * time.Millisecond, 300 * time.Millisecond} {
+		now := time.Unix(1000, 0)
+		r := New(Config{SSRC: 1, Codecs: map[uint8]string{96: "video/VP8"}, Now: func() time.Time { return now }})
+		write := func(sequence uint16, key bool) {
+			start := byte(1)
+			if key {
+				start = 0
+			}
+			payload := []byte{0x90, 0xe0, 0x80, byte(sequence), byte(sequence), 0, start, 0, 0}
+			h := rtp.Header{Version: 2, PayloadType: 96, SSRC: 1, SequenceNumber: sequence, Timestamp: uint32(sequence) * 2970, Marker: true}
+			require.NoError(t, r.Write(&h, payload, sent.Video))
+		}
+		for sequence := uint16(1); sequence <= 20; sequence++ {
+			now = now.Add(33 * time.Millisecond)
+			write(sequence, sequence == 1)
+		}
+		now = now.Add(2*33*time.Millisecond + queue)
+		write(22, true) // 21 was lost
+		came := now
+		for range 20 {
+			now = now.Add(10 * time.Millisecond)
+			r.Tick()
+		}
+		frames := r.Frames()
+		last := frames[len(frames)-1]
+		require.Equal(t, max(hold-queue, 0), last.Decoded.Sub(came).Round(5*time.Millisecond), "a queue of %s", queue)
+	}
+}
