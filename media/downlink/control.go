@@ -101,6 +101,10 @@ func (c *Control[T]) unnumbered() float64 {
 	return 0
 }
 
+// Repeated notes that the packet with a transport-wide number is sent once more in the same
+// bytes, so that reports do not tell which of the two arrived.
+func (c *Control[T]) Repeated(number uint16) { c.record.Repeated(number) }
+
 // Offer takes a packet to be sent: see [pacer.Pacer.Offer].
 func (c *Control[T]) Offer(now int64, p pacer.Packet, v T) pacer.Verdict {
 	return c.pacer.Offer(now, p, v)

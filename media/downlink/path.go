@@ -133,6 +133,7 @@ type departure struct {
 	named    bool // the receiver reports on it by these:
 	ssrc     uint32
 	sequence uint16
+	again    uint16 // the number of the same packet, which left before; 0 = none
 }
 
 // Departing is a packet that leaves next.
@@ -144,6 +145,9 @@ type Departing struct {
 	Named    bool
 	SSRC     uint32
 	Sequence uint16
+	// Again is the transport-wide number of the same packet, which left before and is
+	// repeated in the same bytes; 0 = it is not. It takes no other number.
+	Again uint16
 }
 
 // mostDepartures bounds the packets that the control has not recorded yet.
@@ -365,6 +369,7 @@ func (d *Path) leave(now int64, p Departing) (number uint16, wide bool) {
 	}
 	d.departed = append(d.departed, departure{
 		size: int32(p.Size), kind: p.Kind, wide: p.Wide || p.Named, named: p.Named, ssrc: p.SSRC, sequence: p.Sequence,
+		again: p.Again,
 	})
 	if !p.Wide && !p.Named {
 		return 0, false
@@ -383,6 +388,9 @@ func (d *Path) note(now int64) {
 	for _, p := range d.departed {
 		if !p.wide {
 			d.control.Count(now, int(p.size))
+			if p.again != 0 {
+				d.control.Repeated(p.again)
+			}
 			continue
 		}
 		d.control.Leave(now, int(p.size), p.kind)

@@ -1,6 +1,8 @@
 package forward
 
 import (
+	"errors"
+
 	"github.com/pion/rtp"
 
 	"parlor/media/downlink"
@@ -50,10 +52,11 @@ type repeats struct {
 type sentFlags uint8
 
 const (
-	sentUsed    sentFlags = 1 << iota // the slot is not empty
-	sentTold                          // described applies
-	sentMarker                        // it has the marker
-	sentPlayout                       // playout applies
+	sentUsed     sentFlags = 1 << iota // the slot is not empty
+	sentTold                           // described applies
+	sentMarker                         // it has the marker
+	sentPlayout                        // playout applies
+	sentDeparted                       // it has left, where that is noted, see stampsPackets
 )
 
 func (s *kept) is(f sentFlags) bool { return s.flags&f != 0 }
@@ -110,6 +113,23 @@ func (f *Forwarder) emit(p *packet.Packet, s *sent, sendTime [3]byte, kind recor
 	}
 }
 
+// stampsPackets reports whether packets are repeated on their own SSRC that carry what is
+// known only as they leave. A repeat is encrypted with the same nonce as the packet, so it has
+// to be the same in every byte: if one differed, the two would give the key away (RFC 7714,
+// section 8). So it is remembered with what number a packet left, and none is repeated before
+// it has left.
+func (f *Forwarder) stampsPackets() bool {
+	return !f.hasRTX && (f.cfg.Ext.TransportCC != 0 || f.cfg.Ext.AbsSendTime != 0)
+}
+
+// repeatsItself reports whether a packet of that kind is one that was sent before.
+func (f *Forwarder) repeatsItself(kind record.Kind) bool {
+	return kind == record.Repeat && !f.hasRTX
+}
+
+// errForgotten: a packet to be repeated has waited until its number was forgotten.
+var errForgotten = errors.New("the number of the packet is not known any more")
+
 // emitBlock writes a packet that was rebuilt from redundancy. mu is held.
 func (f *Forwarder) emitBlock(number uint16, timestamp uint32, pt uint8, payload []byte, sendTime [3]byte) {
 	h := f.plainHeader(number, timestamp, sendTime)
@@ -154,6 +174,9 @@ func (f *Forwarder) send(payload []byte, kind record.Kind) bool {
 	err := f.out.Write(&f.header, payload, kind)
 	if err == downlink.ErrNotConnected {
 		return false
+	}
+	if f.stampsPackets() && !f.repeatsItself(kind) {
+		f.history.departed(f.header.SequenceNumber, f.extScratch.transport)
 	}
 	failed := err != nil
 	if failed {

@@ -42,6 +42,64 @@ func TestRetransmitsPlainlyWithoutRTX(t *testing.T) {
 	require.Equal(t, got[0].Header.SequenceNumber, again[0].Header.SequenceNumber)
 }
 
+// A retransmission on the same SSRC has the transport-wide number and the time that the packet
+// left with, byte for byte, whatever was sent meanwhile and if an earlier repeat was lost too.
+// It counts as no new packet: the numbers of the others have no gap.
+func TestPlainRetransmissionHasTheNumberOfThePacket(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		codec := vp8Config()
+		codec.RTXPayloadType = 0
+		track := newTestTrack(t, livekit.TrackType_VIDEO, codec)
+		s := newSender(track, 1, codec, "", livekit.VideoQuality_HIGH)
+		r := newReceiver(track, codec, func(c *ForwarderConfig) {
+			c.RTXSSRC = 0
+			c.Ext = Extensions{TransportCC: 3, AbsSendTime: 4}
+		})
+		number := func(p rtp.Packet) uint16 { return binary.BigEndian.Uint16(p.GetExtension(3)) }
+		var sent []rtp.Packet
+		frames := func(n int) {
+			for range n {
+				s.at = time.Now()
+				s.frame(len(sent) == 0, 3)
+				sent = append(sent, r.take()...)
+				time.Sleep(frame)
+			}
+		}
+		ask := func(p rtp.Packet) []rtp.Packet {
+			r.f.HandleRTCP([]rtcp.Packet{&rtcp.TransportLayerNack{MediaSSRC: 5000, Nacks: rtcp.NackPairsFromSequenceNumbers([]uint16{p.SequenceNumber})}})
+			return r.take()
+		}
+		frames(40)
+		for range 2 {
+			for _, back := range []int{1, 50, 100} {
+				earlier := sent[len(sent)-back]
+				want, err := earlier.Marshal()
+				require.NoError(t, err)
+				for range 2 {
+					again := ask(earlier)
+					require.Len(t, again, 1)
+					got, err := again[0].Marshal()
+					require.NoError(t, err)
+					require.Equal(t, want, got)
+					time.Sleep(200 * time.Millisecond)
+				}
+			}
+			frames(40)
+		}
+		for i, p := range sent {
+			require.Equal(t, number(sent[0])+uint16(i), number(p))
+		}
+		require.EqualValues(t, 12, r.f.Stats().Retransmitted)
+		require.Zero(t, r.f.Stats().Misses)
+
+		earlier := sent[len(sent)-2]
+		require.Len(t, ask(earlier), 1)
+		r.f.downlink.Feedback((&feedback.Report{Base: number(earlier), Arrivals: []int32{1}}).Append(nil, 1, 2))
+		time.Sleep(200 * time.Millisecond)
+		require.Empty(t, ask(earlier), "the receiver has told that it came")
+	})
+}
+
 // A retransmission on the same SSRC is encrypted with the same nonce. It must be the
 // same, byte for byte, also after the receiver has the playout delay.
 func TestPlainRetransmissionIsTheSameAfterPlayoutDelayArrived(t *testing.T) {

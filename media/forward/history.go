@@ -46,7 +46,10 @@ const mostOrigins = 255
 type details struct {
 	framings []framing // as the history's slots; nil before the first that says something
 	repeated []repeats // as the history's slots; nil before the first retransmission
-	asked    int64     // newest of the forgotten packets that the receiver had asked for; 0: none
+	// transports are the transport-wide numbers in packets that may be repeated with them, as
+	// the history's slots; nil before the first.
+	transports [][2]byte
+	asked      int64 // newest of the forgotten packets that the receiver had asked for; 0: none
 }
 
 // detail is what few packets have, to be written to.
@@ -186,6 +189,33 @@ func (h *history) left(number uint16, sendTime [3]byte) {
 	}
 }
 
+// departed notes that a packet has left with a transport-wide number.
+func (h *history) departed(number uint16, transport [2]byte) {
+	if !h.has(number) {
+		return
+	}
+	d := h.detail()
+	if d.transports == nil {
+		d.transports = make([][2]byte, len(h.slots))
+	}
+	i := h.slot(number)
+	d.transports[i] = transport
+	h.slots[i].flags |= sentDeparted
+}
+
+// transport is the transport-wide number with which a packet left; false if that was not
+// noted.
+func (h *history) transport(number uint16) (transport [2]byte, left bool) {
+	if !h.has(number) {
+		return transport, false
+	}
+	i := h.slot(number)
+	if !h.slots[i].is(sentDeparted) {
+		return transport, false
+	}
+	return h.more.transports[i], true
+}
+
 // forget lets a packet not be repeated.
 func (h *history) forget(number uint16) {
 	if h.has(number) {
@@ -239,6 +269,7 @@ func (h *history) grow() {
 	if h.more != nil {
 		h.more.framings = moved(h, former, h.more.framings)
 		h.more.repeated = moved(h, former, h.more.repeated)
+		h.more.transports = moved(h, former, h.more.transports)
 	}
 	for i := range former {
 		if s := &former[i]; s.is(sentUsed) {

@@ -24,12 +24,24 @@ type overDownlink struct {
 	number uint16
 }
 
-// Write sends the packet under the transport's next number.
+// Write sends the packet under the transport's next number, a repeat of the same bytes under
+// the packet's own.
 func (o *overDownlink) Write(h *rtp.Header, payload []byte, kind record.Kind) error {
 	f := o.f
 	p := downlink.Departing{
 		Size: int(f.headerSize) + len(payload) + int(h.PaddingSize), Kind: kind, Wide: f.cfg.Ext.TransportCC != 0,
 		Named: f.cfg.StreamFeedback, SSRC: h.SSRC, Sequence: h.SequenceNumber,
+	}
+	if p.Wide && f.repeatsItself(kind) {
+		former, left := f.history.transport(h.SequenceNumber)
+		if !left {
+			return errForgotten
+		}
+		f.extScratch.transport = former
+		p.Wide, p.Named, p.Again = false, false, uint16(former[0])<<8|uint16(former[1])
+		o.burst.Leave(f.now, p)
+		o.number = p.Again
+		return f.cfg.Output.Write(h, payload, kind)
 	}
 	n, wide := o.burst.Leave(f.now, p)
 	if wide {
@@ -239,7 +251,7 @@ func (f *Forwarder) releaseLocked(q *queued, verdict pacer.Verdict, at time.Time
 		if q.kind != record.Repeat {
 			f.history.left(q.s.out, sendTime)
 		} else if !f.hasRTX {
-			sendTime = q.s.sendTime // as it left the first time, see answerOne
+			sendTime = q.s.sendTime // as it left the first time, see stampsPackets
 		}
 		f.emit(q.p, &q.s, sendTime, q.kind)
 	default:

@@ -1,12 +1,14 @@
 package forward
 
 import (
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/livekit/protocol/livekit"
 	"github.com/pion/rtcp"
+	"github.com/pion/rtp"
 	"github.com/stretchr/testify/require"
 
 	"parlor/media/downlink"
@@ -104,6 +106,56 @@ func TestKeyFramesArePaced(t *testing.T) {
 		n.video.f.HandleRTCP([]rtcp.Packet{&rtcp.TransportLayerNack{MediaSSRC: 5000, Nacks: rtcp.NackPairsFromSequenceNumbers([]uint16{lost.SequenceNumber})}})
 		require.Len(t, n.video.take(), 1, "a repeat that has room leaves at once")
 	})
+}
+
+// A packet that still waits is not repeated where the repeat would have its SSRC: it has no
+// number and no time yet, and the two must be the same. Once it has left, it is.
+func TestWhatWaitsIsNotRepeatedInItsOwnStream(t *testing.T) {
+	for _, ext := range []Extensions{{TransportCC: 3, AbsSendTime: 4}, {AbsSendTime: 4}} {
+		synctest.Test(t, func(t *testing.T) {
+			n := newNarrow(t)
+			codec := vp8Config()
+			codec.RTXPayloadType = 0
+			n.video.f.Close()
+			n.video = newReceiver(n.camera.layer.track, codec, func(c *ForwarderConfig) {
+				c.SSRC, c.RTXSSRC, c.Downlink, c.Ext = 5000, 0, n.audio.f.downlink, ext
+			})
+			n.frame(true, 20)
+			n.video.take()
+			n.limit(1_200_000)
+			n.frame(true, 20)
+			got := n.video.take()
+			require.LessOrEqual(t, len(got), 6)
+			require.NotEmpty(t, got)
+			last := got[len(got)-1].SequenceNumber
+			ask := func() {
+				var numbers []uint16
+				for k := range uint16(3) {
+					numbers = append(numbers, last+1+k)
+				}
+				n.video.f.HandleRTCP([]rtcp.Packet{&rtcp.TransportLayerNack{MediaSSRC: 5000, Nacks: rtcp.NackPairsFromSequenceNumbers(numbers)}})
+			}
+			ask()
+			for range 60 {
+				time.Sleep(5 * time.Millisecond)
+				got = append(got, n.video.take()...)
+			}
+			require.Len(t, got, 20)
+			requireContiguous(t, got)
+			ask()
+			time.Sleep(100 * time.Millisecond)
+			again := n.video.take()
+			require.Len(t, again, 3)
+			for _, p := range again {
+				i := slices.IndexFunc(got, func(g rtp.Packet) bool { return g.SequenceNumber == p.SequenceNumber })
+				want, err := got[i].Marshal()
+				require.NoError(t, err)
+				raw, err := p.Marshal()
+				require.NoError(t, err)
+				require.Equal(t, want, raw)
+			}
+		})
+	}
 }
 
 // If packets wait longer than a quarter of a second, video is dropped up to the next

@@ -160,13 +160,11 @@ func (f *Forwarder) answerOne(number uint16, sendTime [3]byte, now int64) (forgo
 		return false
 	}
 	if !f.hasRTX {
-		// A packet with the same number and SSRC is encrypted with the same nonce. If one
-		// byte of it differed, the two would give the key away (RFC 7714, section 8).
-		if f.cfg.Ext.TransportCC != 0 {
+		if _, left := f.history.transport(number); !left && f.stampsPackets() {
 			f.stats.Misses++
 			return false
 		}
-		sendTime = s.sendTime
+		sendTime = s.sendTime // as it left the first time, see stampsPackets
 	}
 	if s.empty != 0 {
 		r.count, r.last = r.count+1, answerTime(now)

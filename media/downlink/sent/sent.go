@@ -37,6 +37,7 @@ const (
 	kindMask = 0x0f
 	missing  = 0x10 // a report said that it had not arrived
 	received = 0x20
+	repeated = 0x40 // it was sent again under the same number
 )
 
 // The ring grows from leastEntries to mostEntries while it would otherwise forget packets
@@ -149,9 +150,20 @@ func (r *Record) Arrived(number uint16) bool {
 	return e != nil && e.kind&received != 0
 }
 
+// Repeated notes that the packet with a number was sent again in the same bytes. If a report
+// says later that it arrived, it does not tell which of the two, and nothing follows from the
+// time: a packet that was lost stays lost.
+func (r *Record) Repeated(number uint16) {
+	last := r.next - 1
+	if e := r.get(last - int64(uint16(last)-number)); e != nil {
+		e.kind |= repeated
+	}
+}
+
 // Match appends the news of a report about sent packets, in their order. A packet is
 // reported once as lost and once as received, and never as lost after that. Packets whose
-// reports were lost have no result.
+// reports were lost have no result, nor has the arrival of one that was sent again under its
+// number.
 func (r *Record) Match(fb *feedback.Report, results []Result) []Result {
 	if r.next == 1 || len(fb.Arrivals) == 0 {
 		return results
@@ -179,8 +191,12 @@ func (r *Record) settle(n int64, came bool, arrived int64, results []Result) []R
 	} else if n > r.highest {
 		r.acknowledge(n)
 	}
-	state := e.kind &^ kindMask
+	state := e.kind & (missing | received)
 	if state == received || state == missing && !came {
+		return results
+	}
+	if came && e.kind&repeated != 0 {
+		e.kind = e.kind&^missing | received
 		return results
 	}
 	if !came {
@@ -191,7 +207,7 @@ func (r *Record) settle(n int64, came bool, arrived int64, results []Result) []R
 		Received: came, Revised: state == missing,
 	})
 	if came {
-		e.kind = e.kind&kindMask | received
+		e.kind = e.kind&^missing | received
 	} else {
 		e.kind |= missing
 	}

@@ -44,6 +44,32 @@ func TestALatePacketIsRevisedAndNothingToldTwice(t *testing.T) {
 	require.Empty(t, r.Match(&feedback.Report{Base: first, Arrivals: []int32{feedback.NotReceived, 3}}, nil))
 }
 
+// The arrival of a packet that was sent twice under one number says nothing of the path. If the
+// first was lost, it stays lost.
+func TestARepeatUnderTheSameNumberIsNoNews(t *testing.T) {
+	r := New()
+	first := r.Add(0, 100, Video, 0)
+	for range 3 {
+		r.Add(0, 100, Video, 0)
+	}
+	got := r.Match(&feedback.Report{Base: first, Arrivals: []int32{feedback.NotReceived, 3}}, nil)
+	require.Len(t, got, 2)
+	r.Repeated(first)
+	r.Repeated(first + 2)
+	r.Repeated(first + 3)
+	r.Repeated(first + 100)
+	require.False(t, r.Arrived(first))
+	got = r.Match(&feedback.Report{Base: first, Arrivals: []int32{900, 3, 901, feedback.NotReceived}}, nil)
+	require.Len(t, got, 1, "%v", got)
+	require.Equal(t, Result{Number: 4, Size: 100, Kind: Video}, got[0], "both were lost")
+	require.True(t, r.Arrived(first) && r.Arrived(first+2))
+	require.False(t, r.Arrived(first+3))
+	require.Zero(t, r.InFlight())
+	require.Empty(t, r.Match(&feedback.Report{Base: first, Arrivals: []int32{feedback.NotReceived, 3, 901, 902}}, nil))
+	require.True(t, r.Arrived(first+3))
+	require.EqualValues(t, 5, r.Next())
+}
+
 func TestNumbersAndReferenceTimesWrap(t *testing.T) {
 	r := New()
 	var last int64
