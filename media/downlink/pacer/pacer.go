@@ -30,6 +30,12 @@ import (
 // OldestWaiting is how long a packet may wait.
 const OldestWaiting = 250 * time.Millisecond
 
+// oldestKey is how long a packet of video may wait while a keyframe passes that has begun to
+// leave, and until those behind it wait for OldestWaiting at most. A large keyframe takes a
+// narrow path longer than that. If it were dropped, the next one would be, too, and so on: no
+// picture would ever come. It is not so while a queue on the path drains: sound waits there.
+const oldestKey = 1200 * time.Millisecond
+
 // Constants of pacing:
 const (
 	// burstTime: a burst may have as many bytes as the path carries in this time.
@@ -144,6 +150,13 @@ type broken struct {
 	ask bool
 }
 
+// passing is a keyframe that has begun to leave.
+type passing struct {
+	on     bool
+	stream uint32
+	whole  bool // its last packet has left
+}
+
 // Counters count the pacer's decisions.
 type Counters struct {
 	Passed, Queued, Dropped uint64 // packets
@@ -164,6 +177,7 @@ type Pacer[T any] struct {
 	debt      float64 // bytes
 	paidAt    int64
 	broken    []broken
+	key       passing // the last one
 	counters  Counters
 }
 
@@ -217,7 +231,7 @@ func (p *Pacer[T]) pace() float64 {
 	if p.emptying {
 		return bytes
 	}
-	if q := &p.queues[video]; q.n > 0 {
+	if q := &p.queues[video]; q.n > 0 && !p.key.on {
 		left := max(int64(target)-(p.paidAt-q.first().at), int64(10*time.Millisecond))
 		return min(max(float64(p.bytes)/(float64(left)/float64(time.Second)), factor*bytes), hurry*bytes)
 	}
@@ -248,6 +262,7 @@ func (p *Pacer[T]) Offer(now int64, pkt Packet, v T) Verdict {
 	}
 	if pkt.Kind == sent.Audio && p.queues[audio].n == 0 && p.paidAt >= p.muted || pkt.Kind != sent.Audio && p.waiting == 0 && !p.handed && p.open() {
 		p.owe(pkt.Size)
+		p.passes(&pkt, 0)
 		p.counters.Passed++
 		return Send
 	}
@@ -284,7 +299,7 @@ func (p *Pacer[T]) Next(now int64) (v T, pkt Packet, verdict Verdict) {
 			verdict = Drop
 		case len(p.broken) > 0 && !p.mend(&first.p):
 			verdict = p.dropBroken(first.p.Stream)
-		case now-first.at > int64(OldestWaiting):
+		case now-first.at > p.oldest(&first.p):
 			verdict = p.breakStream(&first.p)
 		case c == audio && now >= p.muted, c != audio && p.open():
 			verdict = Send
@@ -297,6 +312,7 @@ func (p *Pacer[T]) Next(now int64) (v T, pkt Packet, verdict Verdict) {
 		if verdict == Send {
 			p.handed = true
 			p.owe(it.p.Size)
+			p.passes(&it.p, now-it.at)
 		} else {
 			p.counters.Dropped++
 		}
@@ -312,6 +328,27 @@ func (p *Pacer[T]) supersede(class int, stream uint32) {
 		if it := &q.items[(q.head+i)&(len(q.items)-1)]; it.p.Stream == stream {
 			it.dead = true
 		}
+	}
+}
+
+// oldest is how long a packet may wait, in ns.
+func (p *Pacer[T]) oldest(pkt *Packet) int64 {
+	if pkt.Kind == sent.Video && p.key.on && !p.emptying {
+		return int64(oldestKey)
+	}
+	return int64(OldestWaiting)
+}
+
+// passes notes that a packet leaves after it has waited for that long.
+func (p *Pacer[T]) passes(pkt *Packet, waited int64) {
+	switch k := &p.key; {
+	case pkt.Kind != sent.Video:
+	case pkt.KeyStart:
+		*k = passing{on: true, stream: pkt.Stream, whole: pkt.End}
+	case k.whole && waited <= int64(OldestWaiting):
+		k.on = false
+	case pkt.Stream == k.stream && pkt.End:
+		k.whole = true
 	}
 }
 
@@ -337,7 +374,7 @@ func (p *Pacer[T]) When(now int64) int64 {
 			if q.first().dead {
 				return now
 			}
-			at = min(at, max(q.first().at+int64(OldestWaiting)+1, now))
+			at = min(at, max(q.first().at+p.oldest(&q.first().p)+1, now))
 		}
 	}
 	return at
@@ -358,6 +395,9 @@ func (p *Pacer[T]) owe(bytes int) {
 
 // Forget drops the state of a stream that ended. Its waiting packets are still sent.
 func (p *Pacer[T]) Forget(stream uint32) {
+	if p.key.stream == stream {
+		p.key.on = false
+	}
 	for i := range p.broken {
 		if p.broken[i].stream == stream {
 			p.remove(i)
@@ -369,6 +409,9 @@ func (p *Pacer[T]) Forget(stream uint32) {
 // breakStream is called for a dropped packet, and marks its stream if frames cannot be
 // decoded now.
 func (p *Pacer[T]) breakStream(pkt *Packet) Verdict {
+	if pkt.Kind == sent.Video && pkt.Stream == p.key.stream {
+		p.key.on = false
+	}
 	switch {
 	case pkt.Kind != sent.Video || p.isBroken(pkt.Stream):
 		return Drop

@@ -307,3 +307,66 @@ func TestRepeatsOfBeforeAKeyFrameHoldNothingUp(t *testing.T) {
 	}
 	require.Equal(t, []int{100, 103, 101}, left)
 }
+
+// A keyframe that a narrow path takes long for passes whole, with what is behind it, once it
+// has begun to leave. Nothing else waits so long.
+func TestALargeKeyFramePasses(t *testing.T) {
+	var p Pacer[int]
+	p.SetRate(0, 1e6, false)
+	now := int64(0)
+	n := 0
+	offer := func(pkt Packet) {
+		n++
+		if verdict := p.Offer(now, pkt, n); verdict != Send {
+			require.Equal(t, Queued, verdict)
+		}
+	}
+	run := func(until int64) (dropped int, last int) {
+		for ; now < until; now += ms {
+			for {
+				v, _, verdict := p.Next(now)
+				if verdict == Nothing {
+					break
+				}
+				if verdict != Send {
+					dropped++
+				}
+				last = v
+			}
+		}
+		return dropped, last
+	}
+	for i := range 60 {
+		offer(Packet{Stream: 1, Size: 1200, Kind: sent.Video, KeyStart: i == 0, End: i == 59})
+	}
+	for range 3 { // of other frames, behind it
+		offer(Packet{Stream: 1, Size: 1200, Kind: sent.Video, End: true})
+		offer(Packet{Stream: 2, Size: 1200, Kind: sent.Video, End: true})
+	}
+	dropped, last := run(1000 * ms)
+	require.Zero(t, dropped)
+	require.Equal(t, n, last)
+	require.False(t, p.Broken())
+	offer(ofVideo(1, 1200))
+	run(now + 100*ms)
+
+	for range 60 { // without a keyframe
+		offer(ofVideo(1, 1200))
+	}
+	dropped, _ = run(now + 1000*ms)
+	require.NotZero(t, dropped)
+	require.True(t, p.Broken())
+
+	// One that the path does not take in time is given up.
+	p = Pacer[int]{}
+	p.SetRate(now, 100e3, false)
+	for i := range 60 {
+		offer(Packet{Stream: 1, Size: 1200, Kind: sent.Video, KeyStart: i == 0, End: i == 59})
+	}
+	began := now
+	dropped, _ = run(now + 3000*ms)
+	require.NotZero(t, dropped)
+	require.True(t, p.Broken())
+	packets, _ := p.Waiting()
+	require.Zero(t, packets, "after %d ms", (now-began)/ms)
+}
