@@ -181,11 +181,12 @@ type LayerConfig struct {
 	FIR bool
 }
 
-// Repeatable is how many of a forwarder's last packets can be retransmitted at most: some
-// seconds of video, one or two of audio. A forwarder remembers as many as two seconds need.
+// Repeatable is how many of a forwarder's last packets can be retransmitted at most: as many as
+// a layer has of video, more than a second of 800 packets a second, and one or two seconds of
+// audio. A forwarder remembers as many as two seconds need.
 func Repeatable(video bool) int {
 	if video {
-		return 512
+		return videoCache
 	}
 	return 64
 }

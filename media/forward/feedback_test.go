@@ -42,6 +42,34 @@ func TestRetransmitsPlainlyWithoutRTX(t *testing.T) {
 	require.Equal(t, got[0].Header.SequenceNumber, again[0].Header.SequenceNumber)
 }
 
+// A packet of a picture of 800 packets a second is retransmitted while it is a second old, with
+// RTX and without.
+func TestAPacketOfAFastPictureIsRepeatedForASecond(t *testing.T) {
+	for _, rtx := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			codec := vp8Config()
+			if !rtx {
+				codec.RTXPayloadType = 0
+			}
+			track := newTestTrack(t, livekit.TrackType_VIDEO, codec)
+			s := newSender(track, 1, codec, "", livekit.VideoQuality_HIGH)
+			r := newReceiver(track, codec, nil)
+			var sent []rtp.Packet
+			for n := range 60 {
+				s.at = time.Now()
+				s.frame(n == 0, 16)
+				sent = append(sent, r.take()...)
+				time.Sleep(20 * time.Millisecond)
+			}
+			for _, back := range []int{400, 600, 800} {
+				number := sent[len(sent)-back].SequenceNumber
+				r.f.HandleRTCP([]rtcp.Packet{&rtcp.TransportLayerNack{MediaSSRC: 5000, Nacks: rtcp.NackPairsFromSequenceNumbers([]uint16{number})}})
+				require.Len(t, r.take(), 1, "%d packets back", back)
+			}
+		})
+	}
+}
+
 // A retransmission on the same SSRC has the transport-wide number and the time that the packet
 // left with, byte for byte, whatever was sent meanwhile and if an earlier repeat was lost too.
 // It counts as no new packet: the numbers of the others have no gap.

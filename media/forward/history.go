@@ -18,7 +18,7 @@ type history struct {
 }
 
 // slot is what is remembered of every packet. A listener has 64 of them for a voice and a
-// viewer 512 for a picture, so that each byte of them counts: what most of the last packets
+// viewer up to 1024 for a picture, so that each byte of them counts: what most of the last packets
 // have in common is in their origin. There is no pointer in it, so that the garbage
 // collector does not look at them.
 type slot struct {

@@ -32,7 +32,8 @@ func TestAHistoryIsAsLargeAsTwoSecondsNeed(t *testing.T) {
 	}{
 		{"a small picture", true, 40, 64},
 		{"a picture", true, 10, 256},
-		{"a large picture", true, 1, 512},
+		{"a large picture", true, 2, 1024},
+		{"a huge picture", true, 1, 1024},
 		{"speech", false, 20, 64},
 		{"silence", false, 400, 8},
 	} {
