@@ -65,7 +65,7 @@ func TestRelease(t *testing.T) {
 
 // maxProgram is the bound of the program's size, in bytes. A library that is many times as
 // large as what is used of it is best seen on the day that it comes.
-const maxProgram = 35_700_000
+const maxProgram = 35_800_000
 
 func testPackage(t *testing.T, file string) {
 	if _, err := exec.LookPath("dpkg-deb"); err != nil {

@@ -14,8 +14,8 @@
 // arrival. Audio never waits for the pace, but its bytes count. It waits only for a moment
 // in which the path may have no room even for it.
 //
-// No packet waits longer than OldestWaiting: an older one is dropped, with the rest of
-// its frame.
+// No packet waits longer than OldestWaiting, or oldestKey while a large keyframe passes: an
+// older one is dropped, with the rest of its frame.
 //
 // Nothing here is safe for concurrent use, and nothing reads a clock: times are
 // nanoseconds of any monotonic clock.
