@@ -33,8 +33,12 @@ const OldestWaiting = 250 * time.Millisecond
 // oldestKey is how long a packet of video may wait while a keyframe passes that has begun to
 // leave, and until those behind it wait for OldestWaiting at most. A large keyframe takes a
 // narrow path longer than that. If it were dropped, the next one would be, too, and so on: no
-// picture would ever come. It is not so while a queue on the path drains: sound waits there.
+// picture would ever come. While a queue on the path drains, in which sound waits, too, it is
+// so for the keyframe after one that was dropped.
 const oldestKey = 1200 * time.Millisecond
+
+// failedFor is how long after a keyframe was dropped the next one is another attempt.
+const failedFor = int64(3 * time.Second)
 
 // Constants of pacing:
 const (
@@ -155,6 +159,7 @@ type passing struct {
 	on     bool
 	stream uint32
 	whole  bool // its last packet has left
+	again  bool // the one before was dropped
 }
 
 // Counters count the pacer's decisions.
@@ -178,6 +183,8 @@ type Pacer[T any] struct {
 	paidAt    int64
 	broken    []broken
 	key       passing // the last one
+	failed    uint32  // stream of the last keyframe of which the end was dropped
+	failedAt  int64   // when that was
 	counters  Counters
 }
 
@@ -333,7 +340,7 @@ func (p *Pacer[T]) supersede(class int, stream uint32) {
 
 // oldest is how long a packet may wait, in ns.
 func (p *Pacer[T]) oldest(pkt *Packet) int64 {
-	if pkt.Kind == sent.Video && p.key.on && !p.emptying {
+	if pkt.Kind == sent.Video && p.key.on && (!p.emptying || p.key.again) {
 		return int64(oldestKey)
 	}
 	return int64(OldestWaiting)
@@ -344,7 +351,8 @@ func (p *Pacer[T]) passes(pkt *Packet, waited int64) {
 	switch k := &p.key; {
 	case pkt.Kind != sent.Video:
 	case pkt.KeyStart:
-		*k = passing{on: true, stream: pkt.Stream, whole: pkt.End}
+		again := pkt.Stream == p.failed && p.paidAt-p.failedAt < failedFor
+		*k = passing{on: true, stream: pkt.Stream, whole: pkt.End, again: again}
 	case k.whole && waited <= int64(OldestWaiting):
 		k.on = false
 	case pkt.Stream == k.stream && pkt.End:
@@ -410,6 +418,9 @@ func (p *Pacer[T]) Forget(stream uint32) {
 // decoded now.
 func (p *Pacer[T]) breakStream(pkt *Packet) Verdict {
 	if pkt.Kind == sent.Video && pkt.Stream == p.key.stream {
+		if p.key.on && !p.key.whole {
+			p.failed, p.failedAt = pkt.Stream, p.paidAt
+		}
 		p.key.on = false
 	}
 	switch {

@@ -370,3 +370,34 @@ func TestALargeKeyFramePasses(t *testing.T) {
 	packets, _ := p.Waiting()
 	require.Zero(t, packets, "after %d ms", (now-began)/ms)
 }
+
+// While a queue drains, a keyframe that takes too long is dropped once, and the next one passes:
+// otherwise each would be dropped, for as long as the next one makes a queue.
+func TestTheNextKeyFramePassesThoughAQueueDrains(t *testing.T) {
+	var p Pacer[int]
+	p.SetRate(0, 1e6, true)
+	now := int64(0)
+	key := func() (dropped int) {
+		for i := range 60 {
+			p.Offer(now, Packet{Stream: 1, Size: 1200, Kind: sent.Video, KeyStart: i == 0, End: i == 59}, i)
+		}
+		for until := now + 900*ms; now < until; now += ms {
+			for {
+				_, _, verdict := p.Next(now)
+				if verdict == Nothing {
+					break
+				}
+				if verdict != Send {
+					dropped++
+				}
+			}
+		}
+		return dropped
+	}
+	require.NotZero(t, key())
+	require.True(t, p.Broken())
+	require.Zero(t, key())
+	require.False(t, p.Broken())
+	now += 10_000 * ms
+	require.NotZero(t, key(), "it is another one")
+}
