@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -88,7 +89,10 @@ type rateMeter struct {
 
 	// Counts of this second, by spatial and temporal layer:
 	parts [allocate.Spatials][allocate.Temporals]struct{ bytes, frames uint64 }
-	costs costs // of the last second
+	// costs are those of the last three seconds in the middle: a second with a keyframe costs
+	// more than the layer, which would be left for it, and taken again for another keyframe.
+	costs  costs
+	former [3]costs // of the last seconds, the newest first
 }
 
 // costs are the bitrates of a stream's layers. Each includes all layers below it.
@@ -117,7 +121,9 @@ func (r *rateMeter) measure(seconds float64) {
 	if r.bytes == r.bytes0 {
 		return // not sent now: its last cost is the best guess
 	}
-	r.costs = costs{measured: true}
+	r.former[2], r.former[1] = r.former[1], r.former[0]
+	r.former[0] = costs{measured: true}
+	c := &r.former[0]
 	for s := range r.parts {
 		for t := range r.parts[s] {
 			if r.parts[s][t].bytes == 0 {
@@ -125,15 +131,25 @@ func (r *rateMeter) measure(seconds float64) {
 			}
 			for below := range s + 1 {
 				for slower := range t + 1 {
-					r.costs.bitrates[s][t] += float64(r.parts[below][slower].bytes*8) / seconds
+					c.bitrates[s][t] += float64(r.parts[below][slower].bytes*8) / seconds
 				}
 			}
 			for slower := range t + 1 {
-				r.costs.fps[s][t] += float64(r.parts[s][slower].frames) / seconds
+				c.fps[s][t] += float64(r.parts[s][slower].frames) / seconds
 			}
 		}
 	}
 	r.parts = [allocate.Spatials][allocate.Temporals]struct{ bytes, frames uint64 }{}
+	r.costs = *c
+	for s := range c.bitrates {
+		for t := range c.bitrates[s] {
+			last := []float64{r.former[0].bitrates[s][t], r.former[1].bitrates[s][t], r.former[2].bitrates[s][t]}
+			if slices.Min(last) > 0 {
+				slices.Sort(last)
+				r.costs.bitrates[s][t] = last[1]
+			}
+		}
+	}
 }
 
 // frameInterval is the time between frames, in ns, in the last second with frames; 0 if
