@@ -37,6 +37,7 @@ type dynacast struct {
 	mu     sync.Mutex // guards the following
 	want   map[string]livekit.VideoQuality
 	told   map[string]livekit.VideoQuality // nil: the publisher was told nothing yet
+	raised time.Time                       // when more was told last
 	due    time.Time                       // when a lower demand is told; zero: none waits
 	served bool                            // some quality has been wanted
 }
@@ -112,7 +113,7 @@ func (d *dynacast) update(wanted func() map[string]livekit.VideoQuality, now tim
 				merged[name] = old
 			}
 		}
-		d.told = merged
+		d.told, d.raised = merged, now
 		d.arm(!maps.Equal(merged, want), now)
 	default:
 		d.arm(lower, now)
@@ -133,6 +134,17 @@ func (d *dynacast) arm(lower bool, now time.Time) {
 	case d.due.IsZero():
 		d.due = now.Add(lowerAfter)
 	}
+}
+
+// expected is the highest quality of a codec that the publisher was told of before a time. OFF:
+// none, or it was told of more since.
+func (d *dynacast) expected(codec string, before time.Time) livekit.VideoQuality {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if q, ok := d.told[codec]; ok && d.raised.Before(before) {
+		return q
+	}
+	return livekit.VideoQuality_OFF
 }
 
 // waits reports whether a lower demand is waiting to be told.

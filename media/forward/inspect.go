@@ -33,7 +33,10 @@ type inspector struct {
 	keySeen   bool
 	ended     bool
 
-	maxSpatial, maxTemporal uint8 // highest since the last keyframe
+	maxSpatial, maxTemporal uint8 // highest since the last whole keyframe
+	// newSpatial and newTemporal are the highest since a keyframe that is not whole yet.
+	newSpatial, newTemporal uint8
+	renewing                bool // there is such a keyframe
 
 	pictured bool   // a picture id has come
 	picture  uint16 // newest picture id, in 15 bits
@@ -70,13 +73,22 @@ func (in *inspector) inspect(p *packet.Packet) bool {
 	}
 	if !p.Late {
 		in.ended = p.Marker
-		if f.Key && f.Start {
-			in.maxSpatial, in.maxTemporal = 0, 0
-		}
-		in.maxSpatial = max(in.maxSpatial, f.Spatial)
-		in.maxTemporal = max(in.maxTemporal, f.Temporal)
+		in.countLayers(f, p.Marker)
 	}
 	return true
+}
+
+// countLayers follows how many layers there are. A keyframe may begin fewer, which is known
+// when all of it has come: its packets come one layer after the other.
+func (in *inspector) countLayers(f *packet.Frame, ends bool) {
+	if f.Key && f.Start && f.Spatial == 0 {
+		in.newSpatial, in.newTemporal, in.renewing = 0, 0, true
+	}
+	in.newSpatial, in.newTemporal = max(in.newSpatial, f.Spatial), max(in.newTemporal, f.Temporal)
+	in.maxSpatial, in.maxTemporal = max(in.maxSpatial, f.Spatial), max(in.maxTemporal, f.Temporal)
+	if ends && in.renewing {
+		in.maxSpatial, in.maxTemporal, in.renewing = in.newSpatial, in.newTemporal, false
+	}
 }
 
 func (in *inspector) inspectCodec(p *packet.Packet, payload []byte) bool {

@@ -78,18 +78,73 @@ func (w *lossWindow) get() (share float64, expected uint64) {
 	return share, expected
 }
 
-// Quality rates how the layer's packets arrived in the last seconds. ok is false if no
-// packet was expected.
+// Quality rates how the layer's packets arrived in the last seconds, and whether higher
+// layers arrive that the publisher is asked for. ok is false if no packet was expected.
 func (l *Layer) Quality() (quality livekit.ConnectionQuality, score float32, ok bool) {
+	missing := l.missingWith(time.Now())
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	loss, expected := l.window.get()
-	if expected == 0 {
+	if expected == 0 && missing == 0 {
 		return 0, 0, false
 	}
-	path := Path{Loss: loss, Jitter: time.Duration(l.stream.Jitter() * float64(time.Second)), Audio: !l.track.video}
+	path := Path{Loss: loss, Missing: missing, Audio: !l.track.video}
+	if expected > 0 {
+		path.Jitter = time.Duration(l.stream.Jitter() * float64(time.Second))
+	}
 	quality, score = Score(path)
 	return quality, score, true
+}
+
+// sentAfter is how long a publisher may take until it sends a layer that it is asked for, and
+// how long a layer of a camera may rest.
+const sentAfter = 3 * time.Second
+
+// nothing is what is missing where no layer arrives.
+const nothing = 3
+
+// missingWith is how many of the layers that the publisher is asked for, and has sent before,
+// do not arrive any more: its uplink is too narrow for them. The highest layer that arrives
+// tells of those above it; if none arrives, each tells of it. The picture of a shared screen
+// may rest.
+func (l *Layer) missingWith(at time.Time) (missing int) {
+	t, now := l.track, l.track.since(at)
+	if !t.video || t.muted.Load() || t.screen.Load() || now-t.mutedAt.Load() < int64(sentAfter) {
+		return 0
+	}
+	codec := codecName(l.cfg.Codec)
+	expected := t.qualities.expected(codec, at.Add(-sentAfter))
+	if rank(l.cfg.Quality) > rank(expected) {
+		return 0
+	}
+	own := l.arrives(now)
+	for _, other := range *t.layers.Load() {
+		if other == l || codecName(other.cfg.Codec) != codec {
+			continue
+		}
+		higher := rank(other.cfg.Quality) > rank(l.cfg.Quality)
+		switch {
+		case other.arrives(now):
+			if higher || !own {
+				return 0
+			}
+		case higher && other.lastArrival.Load() != 0 && rank(other.cfg.Quality) <= rank(expected):
+			missing++
+		}
+	}
+	if own {
+		return missing
+	}
+	if l.lastArrival.Load() == 0 {
+		return 0 // it was never sent
+	}
+	return nothing
+}
+
+// arrives reports whether packets of the layer have come lately.
+func (l *Layer) arrives(now int64) bool {
+	last := l.lastArrival.Load()
+	return last != 0 && now-last < int64(sentAfter)
 }
 
 // Quality rates how the forwarder's packets arrived in the last seconds. ok is false if

@@ -39,6 +39,7 @@ type Track struct {
 	screen      atomic.Bool // the track is a shared screen
 	screenSound atomic.Bool // the track is the sound of a shared screen
 	muted       atomic.Bool
+	mutedAt     atomic.Int64 // when that changed last
 	// regressed: subscribers that can receive a backup codec get it. It is set under mu.
 	regressed atomic.Bool
 	audio     atomic.Uint32 // bits of the smoothed level as a float32; 0 = not speaking
@@ -160,6 +161,7 @@ func (t *Track) SetMuted(muted bool) {
 	}
 	t.audio.Store(0)
 	now := t.since(time.Now())
+	t.mutedAt.Store(now)
 	t.stir(now)
 	for _, f := range *t.forwarders.Load() {
 		f.resync(now)
