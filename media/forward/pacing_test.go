@@ -159,14 +159,19 @@ func TestWhatWaitsIsNotRepeatedInItsOwnStream(t *testing.T) {
 }
 
 // If packets wait longer than a quarter of a second, video is dropped up to the next
-// keyframe, which is requested once.
+// keyframe, which is requested once. A large keyframe itself passes.
 func TestNothingOldLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNarrow(t)
 		n.frame(true, 1)
 		n.limit(1_200_000)
 		before := n.video.f.Stats().Overdue
-		n.frame(true, 120) // almost a second's bandwidth
+		n.frame(true, 60) // almost half a second's bandwidth
+		time.Sleep(600 * time.Millisecond)
+		require.Equal(t, 60, len(n.video.take()))
+		require.Equal(t, before, n.video.f.Stats().Overdue)
+		n.frame(false, 1)
+		n.frame(false, 120)
 		for range 10 {
 			n.frame(false, 1)
 			time.Sleep(frame)
