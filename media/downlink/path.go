@@ -457,17 +457,6 @@ func (d *Path) feedback(now int64, raw []byte) {
 	}
 }
 
-// reading is the memory in which one report is taken.
-type reading struct {
-	report  feedback.Report
-	streams feedback.StreamReport
-	results []sent.Result
-}
-
-// readings are shared by all paths. Each has ten to twenty reports a second, and between two
-// of them memory of its own would have left the processor's cache.
-var readings = sync.Pool{New: func() any { return new(reading) }}
-
 // takeLocked gives feedback to the control. changed: the estimate has changed much.
 func (d *Path) takeLocked(now int64, raw []byte) (changed bool, err error) {
 	r := readings.Get().(*reading)
@@ -617,17 +606,6 @@ func (d *Path) Reallocate(at time.Time) {
 		d.serve(at)
 	}
 }
-
-// scratch is the memory of one division of a bandwidth.
-type scratch struct {
-	streams   []Stream
-	tracks    []allocate.Track
-	allocator allocate.Allocator
-}
-
-// scratches are shared by all paths. A path divides for microseconds, and seldom, but one
-// with many streams needs much memory for it.
-var scratches = sync.Pool{New: func() any { return new(scratch) }}
 
 // divide decides which layers are forwarded, and tells the streams.
 func (d *Path) divide(at time.Time) {

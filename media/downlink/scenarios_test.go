@@ -156,9 +156,9 @@ func TestSoundSurvivesAPathThatNarrows(t *testing.T) {
 	}
 }
 
-// Where all that is wanted fits, it may cost little more than was shown lately: each second it
-// is measured anew. That is no sign that the path carries too little, and a queue on it is
-// drained as any other.
+// The cost of layers is measured each second and wavers. Where all that is wanted fits, it may
+// for a second be a little more than the path has shown. That does not mean that the path is too
+// narrow: a queue on it is drained as any other.
 func TestALittleMoreThanWasShownIsNotTooMuch(t *testing.T) {
 	c := NewControl[int](true)
 	now := int64(time.Hour)

@@ -103,9 +103,9 @@ type rtcpSender struct {
 	seen   [2]uint64 // bit n: the packet n before the newest has come
 }
 
-// fresh reports whether the packet of an index may be taken: none with that index has come,
-// and it is not too old for that to be known. Indices do not begin anew: the keys are used
-// up before (RFC 3711 9.2).
+// fresh reports whether the packet of an index may be taken. No packet with that index has come,
+// and the index is within the window. An index never begins at 0 again: the keys end before
+// that (RFC 3711 9.2).
 func (s *rtcpSender) fresh(index uint32) bool {
 	if index > s.newest {
 		return true
