@@ -36,7 +36,8 @@ type inspector struct {
 	maxSpatial, maxTemporal uint8 // highest since the last whole keyframe
 	// newSpatial and newTemporal are the highest since a keyframe that is not whole yet.
 	newSpatial, newTemporal uint8
-	renewing                bool // there is such a keyframe
+	lastTemporal            uint8 // highest between the last two keyframes
+	renewing                bool  // there is such a keyframe
 
 	pictured bool   // a picture id has come
 	picture  uint16 // newest picture id, in 15 bits
@@ -78,16 +79,20 @@ func (in *inspector) inspect(p *packet.Packet) bool {
 	return true
 }
 
-// countLayers follows how many layers there are. A keyframe may begin fewer, which is known
-// when all of it has come: its packets come one layer after the other.
+// countLayers follows how many layers there are. A keyframe may begin fewer. Of spatial
+// layers that is known when all of it has come: its packets come one layer after the other. Of
+// temporal layers the next keyframe tells it: a keyframe itself is of the lowest.
 func (in *inspector) countLayers(f *packet.Frame, ends bool) {
 	if f.Key && f.Start && f.Spatial == 0 {
+		if !in.renewing { // else it repeats one that was not whole
+			in.lastTemporal = in.newTemporal
+		}
 		in.newSpatial, in.newTemporal, in.renewing = 0, 0, true
 	}
 	in.newSpatial, in.newTemporal = max(in.newSpatial, f.Spatial), max(in.newTemporal, f.Temporal)
 	in.maxSpatial, in.maxTemporal = max(in.maxSpatial, f.Spatial), max(in.maxTemporal, f.Temporal)
 	if ends && in.renewing {
-		in.maxSpatial, in.maxTemporal, in.renewing = in.newSpatial, in.newTemporal, false
+		in.maxSpatial, in.maxTemporal, in.renewing = in.newSpatial, max(in.lastTemporal, in.newTemporal), false
 	}
 }
 

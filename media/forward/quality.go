@@ -114,15 +114,16 @@ func (l *Layer) missingWith(at time.Time) (missing int) {
 	}
 	codec := codecName(l.cfg.Codec)
 	expected := t.qualities.expected(codec, at.Add(-sentAfter))
-	if rank(l.cfg.Quality) > rank(expected) {
+	if expected == livekit.VideoQuality_OFF {
 		return 0
 	}
-	own := l.arrives(now)
+	own, lowest := l.arrives(now), true
 	for _, other := range *t.layers.Load() {
 		if other == l || codecName(other.cfg.Codec) != codec {
 			continue
 		}
 		higher := rank(other.cfg.Quality) > rank(l.cfg.Quality)
+		lowest = lowest && higher
 		switch {
 		case other.arrives(now):
 			if higher || !own {
@@ -137,6 +138,9 @@ func (l *Layer) missingWith(at time.Time) (missing int) {
 	}
 	if l.lastArrival.Load() == 0 {
 		return 0 // it was never sent
+	}
+	if !lowest && rank(l.cfg.Quality) > rank(expected) {
+		return 0 // one below it is enough
 	}
 	return nothing
 }

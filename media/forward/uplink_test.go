@@ -7,6 +7,8 @@ import (
 
 	"github.com/livekit/protocol/livekit"
 	"github.com/stretchr/testify/require"
+
+	"parlor/media/forward/packet"
 )
 
 // What a publisher is asked for and sends no more shows in the quality of its connection:
@@ -87,6 +89,47 @@ func TestLayersThatNobodyWantsAreNotMissing(t *testing.T) {
 		quality, _, _ = q.layer.Quality()
 		require.Equal(t, livekit.ConnectionQuality_GOOD, quality)
 	})
+}
+
+// A camera of one layer is wanted whatever the size at which it is watched.
+func TestACameraOfOneLayerThatIsSilentIsPoor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+		track.cfg.OnQualities = func([]Wanted) {}
+		f := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
+		r := newReceiver(track, vp8Config(), nil)
+		r.f.SetSettings(Settings{Quality: livekit.VideoQuality_LOW})
+		run(10*time.Second, f)
+		quality, _, ok := f.layer.Quality()
+		require.True(t, ok)
+		require.Equal(t, livekit.ConnectionQuality_EXCELLENT, quality)
+		time.Sleep(8 * time.Second)
+		quality, _, ok = f.layer.Quality()
+		require.True(t, ok)
+		require.Equal(t, livekit.ConnectionQuality_POOR, quality)
+		r.f.SetSettings(Settings{Disabled: true})
+		time.Sleep(10 * time.Second)
+		_, _, ok = f.layer.Quality()
+		require.False(t, ok, "nobody watches it")
+	})
+}
+
+// How many temporal layers a stream has is not forgotten with a keyframe, which is of the
+// lowest.
+func TestTemporalLayersAreKnownAfterAKeyFrame(t *testing.T) {
+	var in inspector
+	picture := func(key bool, temporal uint8) {
+		in.countLayers(&packet.Frame{Key: key, Start: true, End: true, Temporal: temporal}, true)
+	}
+	picture(true, 0)
+	for _, temporal := range []uint8{2, 1, 2, 0} {
+		picture(false, temporal)
+	}
+	picture(true, 0)
+	require.EqualValues(t, 2, in.maxTemporal)
+	picture(false, 0)
+	picture(true, 0)
+	require.Zero(t, in.maxTemporal, "it has fewer now")
 }
 
 // How many layers a stream has is not forgotten while a keyframe comes, layer by layer.
