@@ -152,7 +152,7 @@ func (p *Peer) publishable(codecs []webrtc.RTPCodecParameters) []webrtc.RTPCodec
 func (s codecSet) mediaEngine(r role) (*webrtc.MediaEngine, error) {
 	m := &webrtc.MediaEngine{}
 	for _, c := range s.audio {
-		c.RTCPFeedback = audioFeedback(c.MimeType)
+		c.RTCPFeedback = audioFeedback(c.MimeType, r)
 		if err := m.RegisterCodec(c, webrtc.RTPCodecTypeAudio); err != nil {
 			return nil, fmt.Errorf("register %s: %w", c.MimeType, err)
 		}
@@ -179,7 +179,8 @@ func (s codecSet) mediaEngine(r role) (*webrtc.MediaEngine, error) {
 // The feedback that we take and give, by codec. All transports share these lists, which are
 // never changed: they are clipped, so that what pion appends comes into none of them.
 var (
-	opusFeedback = []webrtc.RTCPFeedback{{Type: "nack"}}
+	opusFeedback = []webrtc.RTCPFeedback{{Type: "nack"}, {Type: "transport-cc"}, streamFeedback}
+	redFeedback  = opusFeedback[1:]
 	// upFeedback is for video that clients send us alone, downFeedback for what we send too.
 	upFeedback = []webrtc.RTCPFeedback{
 		{Type: "ccm", Parameter: "fir"}, {Type: "nack"}, {Type: "nack", Parameter: "pli"}, {Type: "transport-cc"}, remb,
@@ -187,9 +188,16 @@ var (
 	downFeedback = slices.Concat(upFeedback, []webrtc.RTCPFeedback{streamFeedback})
 )
 
-func audioFeedback(mime string) []webrtc.RTCPFeedback {
-	if mime == mimeOpus {
+// audioFeedback is what we take of sound. Clients that only publish on a transport do not number
+// theirs: their estimate is for their pictures.
+func audioFeedback(mime string, r role) []webrtc.RTCPFeedback {
+	switch {
+	case mime == mimeOpus && r == rolePublisher:
+		return slices.Clip(opusFeedback[:1])
+	case mime == mimeOpus:
 		return slices.Clip(opusFeedback)
+	case mime == mimeRED && r != rolePublisher:
+		return slices.Clip(redFeedback)
 	}
 	return nil
 }
@@ -227,20 +235,21 @@ func registerExtensions(m *webrtc.MediaEngine, r role) error {
 			{uriAbsCaptureTime, both, downs},
 			{uriDependencyDescr, []webrtc.RTPCodecType{video}, downs},
 			{uriAbsSendTime, []webrtc.RTPCodecType{video}, downs},
-			{uriTransportCC, []webrtc.RTPCodecType{video}, downs},
+			{uriTransportCC, both, downs},
 			{uriPlayoutDelay, []webrtc.RTPCodecType{video}, downs},
 		}
 	default:
-		transportCC := ups
+		// Clients number their sound only where ours is, too.
+		transportCC, numbered := ups, []webrtc.RTPCodecType{video}
 		if r == roleSingle {
-			transportCC = upDown
+			transportCC, numbered = upDown, both
 		}
 		list = []extension{
 			{uriMID, both, ups},
 			{uriRID, both, ups},
 			{uriRepairedRID, []webrtc.RTPCodecType{video}, ups},
 			{uriAudioLevel, []webrtc.RTPCodecType{audio}, ups},
-			{uriTransportCC, []webrtc.RTPCodecType{video}, transportCC},
+			{uriTransportCC, numbered, transportCC},
 			{uriFrameMarking, []webrtc.RTPCodecType{video}, ups},
 			{uriAbsCaptureTime, both, upDown},
 			{uriDependencyDescr, []webrtc.RTPCodecType{video}, upDown},

@@ -55,6 +55,34 @@ func TestLayersFollowFeedbackByStreams(t *testing.T) {
 	})
 }
 
+// Feedback tells of sound, too, where there is a picture on the path: here it tells of nothing
+// else, since the camera sends nothing.
+func TestFeedbackTellsOfSound(t *testing.T) {
+	for name, takes := range map[string]func(*webrtc.MediaEngine, *interceptor.Registry) error{
+		"numbers": webrtc.ConfigureTWCCSender,
+		"streams": func(m *webrtc.MediaEngine, r *interceptor.Registry) error {
+			m.RegisterFeedback(webrtc.RTCPFeedback{Type: "ack", Parameter: "ccfb"}, webrtc.RTPCodecTypeAudio)
+			return webrtc.ConfigureCongestionControlFeedback(m, r)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bothModes(t, func(t *testing.T, single bool) {
+				e := newTestEngine(t, nil)
+				a := newClient(t, e, clientConfig{sid: "PA_a"})
+				a.join()
+				pump(t, a.publish("TR_s", opus, nil))
+				a.publish("TR_v", vp8, nil)
+				b := newClient(t, e, clientConfig{sid: "PA_b", single: single, interceptors: takes})
+				b.onTrack = func(r *webrtc.TrackRemote) { drain(r, func([]byte) {}) }
+				b.join()
+				b.subscribe("PA_a", a.published("TR_s"))
+				b.subscribe("PA_a", a.published("TR_v"))
+				b.until("it is told of", func(s *PeerStats) bool { return s.Downlink.Acknowledged > 0 && s.Downlink.RTT > 0 })
+			})
+		})
+	}
+}
+
 // A client that has nothing but an estimate of its own (REMB) is gone by that.
 func TestLayersFollowTheReceiversEstimate(t *testing.T) {
 	e := newTestEngine(t, nil)

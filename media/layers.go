@@ -74,7 +74,7 @@ func (p *Peer) openLayer(u *upStream, pt uint8) {
 		return
 	}
 	ext := s.extensions()
-	twcc := s.t.feedback(ext)
+	twcc := s.t.feedback(s.kind, ext)
 	if twcc != nil {
 		twcc.SetMediaSSRC(u.ssrc) // libwebrtc ignores feedback that names a stream of another client
 	}

@@ -167,15 +167,19 @@ func TestFeedbackIsShared(t *testing.T) {
 	for _, r := range []role{rolePublisher, roleSubscriber, roleSingle} {
 		before := slices.Clone(videoFeedback(r))
 		_ = append(videoFeedback(r), webrtc.RTCPFeedback{Type: "mine"})
-		_ = append(audioFeedback(mimeOpus), webrtc.RTCPFeedback{Type: "mine"})
+		_ = append(audioFeedback(mimeOpus, r), webrtc.RTCPFeedback{Type: "mine"})
 		require.Same(t, &videoFeedback(r)[0], &videoFeedback(r)[0])
 		again := videoFeedback(r)
 		require.Equal(t, before, again)
 		require.Equal(t, len(again), cap(again))
 		require.Equal(t, r != rolePublisher, slices.Contains(again, streamFeedback))
+		for _, f := range []webrtc.RTCPFeedback{{Type: "transport-cc"}, streamFeedback} {
+			require.Equal(t, r != rolePublisher, slices.Contains(audioFeedback(mimeOpus, r), f))
+		}
+		require.Equal(t, len(audioFeedback(mimeOpus, r)), cap(audioFeedback(mimeOpus, r)))
+		require.NotContains(t, audioFeedback(mimeRED, r), webrtc.RTCPFeedback{Type: "nack"})
+		require.Empty(t, audioFeedback("audio/PCMU", r))
 	}
-	require.Equal(t, 1, cap(audioFeedback(mimeOpus)))
-	require.Empty(t, audioFeedback(mimeRED))
 }
 
 func FuzzParseOffer(f *testing.F) {

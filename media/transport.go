@@ -31,13 +31,14 @@ type transport struct {
 	api  *webrtc.API
 	pc   *webrtc.PeerConnection
 	muxed
-	ingress *ingress
-	twcc    *forward.TWCC // congestion feedback to the client; nil if it was not negotiated
-	remb    *forward.REMB // the estimate for a client that takes only that; nil for others
-	down    *downlink.Path
-	capture srtpout.Capture
-	intake  *intake
-	log     *slog.Logger
+	ingress  *ingress
+	twcc     *forward.TWCC // congestion feedback to the client; nil if it was not negotiated
+	numbered bool          // its pictures have the numbers for that, and not only its sound
+	remb     *forward.REMB // the estimate for a client that takes only that; nil for others
+	down     *downlink.Path
+	capture  srtpout.Capture
+	intake   *intake
+	log      *slog.Logger
 
 	// moved is the address from which the client's packets come, while ICE still leads to
 	// another; nil: there is none. The loop writes it, and ICE reads it.
@@ -194,10 +195,17 @@ type onward struct{ t *transport }
 func (o onward) Flush()                                { o.t.sock.flush() }
 func (o onward) WriteRTCP(packets []rtcp.Packet) error { return o.t.collectRTCP(packets) }
 
-// feedback is the transport's congestion feedback; nil if it was not negotiated.
-func (t *transport) feedback(ext forward.Extensions) *forward.TWCC {
-	if t.twcc == nil && ext.TransportCC != 0 {
+// feedback is the transport's congestion feedback, for a section with these extensions; nil if
+// it was not negotiated.
+func (t *transport) feedback(kind webrtc.RTPCodecType, ext forward.Extensions) *forward.TWCC {
+	if ext.TransportCC == 0 {
+		return t.twcc
+	}
+	if t.twcc == nil {
 		t.twcc = forward.NewTWCC(t.writeRTCP)
+	}
+	if kind == webrtc.RTPCodecTypeVideo && !t.numbered {
+		t.numbered = true
 		if t.remb != nil {
 			t.remb.Close()
 		}
@@ -208,7 +216,7 @@ func (t *transport) feedback(ext forward.Extensions) *forward.TWCC {
 // estimate is the estimate for a client that takes REMB in sections with those codecs, and no
 // transport-wide feedback; nil for others.
 func (t *transport) estimate(codecs []webrtc.RTPCodecParameters) *forward.REMB {
-	if t.twcc != nil {
+	if t.numbered {
 		return nil
 	}
 	if t.remb == nil && slices.ContainsFunc(codecs, func(c webrtc.RTPCodecParameters) bool { return hasFeedback(c, remb.Type, "") }) {

@@ -249,9 +249,10 @@ func (p *Peer) sectionsNegotiated() {
 		if !s.sends {
 			continue
 		}
-		if s.kind == webrtc.RTPCodecTypeVideo {
-			ext := s.extensions()
-			twcc := s.t.feedback(ext)
+		// Most sound has no numbers, and where it has, they are those of the pictures, if there are any.
+		ext := s.extensions()
+		if s.kind == webrtc.RTPCodecTypeVideo || ext.TransportCC != 0 && s.t.ingress.facts.Load() == nil {
+			twcc := s.t.feedback(s.kind, ext)
 			s.t.ingress.facts.Store(&ingressFacts{ext: ext, twcc: twcc, remb: s.t.estimate(s.negotiatedCodecs()), repair: p.repairStream})
 		}
 		s.addDeclared()

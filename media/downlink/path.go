@@ -92,6 +92,8 @@ type Path struct {
 	// paces: packets may have to wait, so they must be offered to the control. It is set
 	// under mu.
 	paces atomic.Bool
+	// probing is how many of its streams probe, and by that make it estimate. Set as paces is.
+	probing atomic.Int32
 	// lossy: the path loses packets, and not because it is full. Set as paces is.
 	lossy atomic.Bool
 
@@ -275,6 +277,7 @@ func (d *Path) Add(s Stream, voice Voice, at time.Time) {
 	d.mu.Lock()
 	d.streams = append(d.streams, s)
 	if s.Probes() {
+		d.probing.Add(1)
 		d.control.JudgeBySending()
 	}
 	d.mu.Unlock()
@@ -306,6 +309,9 @@ func (d *Path) Remove(s Stream, voice Voice) {
 	defer d.mu.Unlock()
 	if i := slices.Index(d.streams, s); i >= 0 {
 		d.streams = slices.Delete(d.streams, i, i+1)
+		if s.Probes() {
+			d.probing.Add(-1)
+		}
 	}
 	ssrc := s.SSRC()
 	d.control.Forget(ssrc)
@@ -324,6 +330,11 @@ func (d *Path) Bandwidth() uint64 {
 	}
 	return d.bandwidth.Load()
 }
+
+// Estimates reports whether the path estimates its bandwidth by congestion control feedback,
+// which it does for pictures. Then sound is part of it: its packets come regularly, also where
+// there are few of a picture.
+func (d *Path) Estimates() bool { return d != nil && d.probing.Load() > 0 }
 
 // Burst is packets that one stream writes one after the other. From the first Leave until
 // End no other stream writes on the path. It is not safe for concurrent use.

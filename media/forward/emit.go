@@ -57,6 +57,7 @@ const (
 	sentMarker                         // it has the marker
 	sentPlayout                        // playout applies
 	sentDeparted                       // it has left, where that is noted, see stampsPackets
+	sentNumbered                       // it has left with a transport-wide number, where that is noted
 )
 
 func (s *kept) is(f sentFlags) bool { return s.flags&f != 0 }
@@ -102,6 +103,7 @@ func (f *Forwarder) emit(p *packet.Packet, s *sent, sendTime [3]byte, kind recor
 		f.rtxNumber++
 		h.SequenceNumber, h.SSRC, h.PayloadType = f.rtxNumber, f.cfg.RTXSSRC, f.codecOf(s.layer).RTXPayloadType
 	}
+	f.numbered = f.takesNumber(kind, s)
 	f.putExtensions(h, p, s, sendTime)
 	f.send(payload, kind)
 	if again {
@@ -122,6 +124,19 @@ func (f *Forwarder) stampsPackets() bool {
 	return !f.hasRTX && (f.cfg.Ext.TransportCC != 0 || f.cfg.Ext.AbsSendTime != 0)
 }
 
+// takesNumber reports whether a packet that is written now has a transport-wide number. Sound has
+// one where there are pictures whose bitrate is estimated. s is what is remembered of a packet
+// that is repeated. mu is held.
+func (f *Forwarder) takesNumber(kind record.Kind, s *sent) bool {
+	switch {
+	case f.cfg.Ext.TransportCC == 0:
+		return false
+	case f.repeatsItself(kind):
+		return s.is(sentNumbered) // as it left the first time, see stampsPackets
+	}
+	return f.video || f.downlink.Estimates()
+}
+
 // repeatsItself reports whether a packet of that kind is one that was sent before.
 func (f *Forwarder) repeatsItself(kind record.Kind) bool {
 	return kind == record.Repeat && !f.hasRTX
@@ -132,15 +147,16 @@ var errForgotten = errors.New("the number of the packet is not known any more")
 
 // emitBlock writes a packet that was rebuilt from redundancy. mu is held.
 func (f *Forwarder) emitBlock(number uint16, timestamp uint32, pt uint8, payload []byte, sendTime [3]byte) {
-	h := f.plainHeader(number, timestamp, sendTime)
+	h := f.plainHeader(number, timestamp, sendTime, record.Audio, nil)
 	h.Marker, h.PayloadType = false, pt
 	f.send(payload, record.Audio)
 	f.stats.Rebuilt++
 }
 
 // plainHeader is the header of a packet that corresponds to no received one. Its only
-// extensions are those about the path. mu is held.
-func (f *Forwarder) plainHeader(number uint16, timestamp uint32, sendTime [3]byte) *rtp.Header {
+// extensions are those about the path. s is what is remembered of a packet that is repeated. mu
+// is held.
+func (f *Forwarder) plainHeader(number uint16, timestamp uint32, sendTime [3]byte, kind record.Kind, s *sent) *rtp.Header {
 	h := &f.header
 	h.Version = 2
 	h.SequenceNumber, h.Timestamp, h.SSRC = number, timestamp, f.cfg.SSRC
@@ -150,6 +166,7 @@ func (f *Forwarder) plainHeader(number uint16, timestamp uint32, sendTime [3]byt
 	if f.cfg.Ext.wide() {
 		h.ExtensionProfile = rtp.ExtensionProfileTwoByte
 	}
+	f.numbered = f.takesNumber(kind, s)
 	f.putTransport(sendTime)
 	return h
 }
@@ -157,7 +174,7 @@ func (f *Forwarder) plainHeader(number uint16, timestamp uint32, sendTime [3]byt
 // emitPadding writes a packet of only padding (RFC 3550, section 5.1). mu is held.
 func (f *Forwarder) emitPadding(size int, sendTime [3]byte) {
 	f.rtxNumber++
-	h := f.plainHeader(f.rtxNumber, f.anchor.timestamp, sendTime)
+	h := f.plainHeader(f.rtxNumber, f.anchor.timestamp, sendTime, record.Padding, nil)
 	h.Marker, h.SSRC, h.PayloadType = false, f.cfg.RTXSSRC, f.codec().RTXPayloadType
 	h.Padding, h.PaddingSize = true, byte(size)
 	f.send(nil, record.Padding)
@@ -176,7 +193,7 @@ func (f *Forwarder) send(payload []byte, kind record.Kind) bool {
 		return false
 	}
 	if f.stampsPackets() && !f.repeatsItself(kind) {
-		f.history.departed(f.header.SequenceNumber, f.extScratch.transport)
+		f.history.departed(f.header.SequenceNumber, f.numbered, f.extScratch.transport)
 	}
 	failed := err != nil
 	if failed {
@@ -301,7 +318,7 @@ func (f *Forwarder) putTransport(sendTime [3]byte) {
 		x.sendTime = sendTime
 		f.put(ids.AbsSendTime, x.sendTime[:])
 	}
-	if ids.TransportCC != 0 {
+	if f.numbered {
 		f.put(ids.TransportCC, x.transport[:]) // the number is assigned when the packet leaves
 	}
 }

@@ -128,6 +128,59 @@ func TestPlainRetransmissionHasTheNumberOfThePacket(t *testing.T) {
 	})
 }
 
+// Sound has transport-wide numbers while there is a picture on the path that is estimated. A
+// packet of sound is repeated as it left, byte for byte, whether it had a number or not.
+func TestSoundIsNumberedBesideAPicture(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		opus := Codec{MimeType: "audio/opus", ClockRate: 48000, Channels: 2, PayloadType: 111}
+		track := newTestTrack(t, livekit.TrackType_AUDIO, opus)
+		s := newSender(track, 1, opus, "", livekit.VideoQuality_HIGH)
+		r := newReceiver(track, opus, func(c *ForwarderConfig) {
+			c.RTXSSRC = 0
+			c.Ext = Extensions{TransportCC: 3}
+		})
+		number := func(p rtp.Packet) []byte { return p.GetExtension(3) }
+		var sent []rtp.Packet
+		sound := func() rtp.Packet {
+			s.at = time.Now()
+			s.ts += 960
+			s.layer.WriteRTP(s.packet(false, []byte{0x78, 1, 2, 3}), s.at)
+			time.Sleep(20 * time.Millisecond)
+			got := r.take()
+			require.Len(t, got, 1)
+			sent = append(sent, got...)
+			return got[0]
+		}
+		for range 2 {
+			for range 3 {
+				require.Empty(t, number(sound()), "nothing is estimated")
+			}
+			video := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+			camera := newSender(video, 2, vp8Config(), "", livekit.VideoQuality_HIGH)
+			v := newReceiver(video, vp8Config(), func(c *ForwarderConfig) {
+				c.SSRC, c.RTXSSRC, c.Downlink, c.Ext = 6000, 6001, r.f.downlink, Extensions{TransportCC: 3}
+			})
+			first := binary.BigEndian.Uint16(number(sound()))
+			camera.at = time.Now()
+			camera.frame(true, 1)
+			require.Equal(t, first+1, binary.BigEndian.Uint16(number(v.take()[0])))
+			require.Equal(t, first+2, binary.BigEndian.Uint16(number(sound())), "one order")
+			v.f.Close()
+		}
+		time.Sleep(200 * time.Millisecond)
+		for _, earlier := range sent {
+			r.f.HandleRTCP([]rtcp.Packet{&rtcp.TransportLayerNack{MediaSSRC: 5000, Nacks: rtcp.NackPairsFromSequenceNumbers([]uint16{earlier.SequenceNumber})}})
+			again := r.take()
+			require.Len(t, again, 1)
+			want, err := earlier.Marshal()
+			require.NoError(t, err)
+			got, err := again[0].Marshal()
+			require.NoError(t, err)
+			require.Equal(t, want, got)
+		}
+	})
+}
+
 // A retransmission on the same SSRC is encrypted with the same nonce. It must be the
 // same, byte for byte, also after the receiver has the playout delay.
 func TestPlainRetransmissionIsTheSameAfterPlayoutDelayArrived(t *testing.T) {

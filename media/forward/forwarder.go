@@ -78,6 +78,7 @@ type Forwarder struct {
 	generation     uint32 // of current
 	inStep         bool   // the next packet of current continues the forwarded stream
 	broken         bool   // current lost a descriptor structure, and continues with its next keyframe
+	numbered       bool   // header has a transport-wide number
 	brokenAt       int64
 	left           *Layer // the source before current
 	leftAt         int64  // number of the last forwarded packet of left
@@ -465,7 +466,7 @@ func (f *Forwarder) fill(number int64, timestamp uint32, sendTime [3]byte) {
 // has RTX, it is written as a retransmission with nothing after the original number (RFC
 // 4588, section 4). mu is held.
 func (f *Forwarder) emitEmpty(s *sent, sendTime [3]byte, kind record.Kind) {
-	h := f.plainHeader(s.out, s.offset, sendTime)
+	h := f.plainHeader(s.out, s.offset, sendTime, kind, s)
 	h.Marker, h.PayloadType = false, s.empty
 	if kind == record.Repeat {
 		f.stats.Retransmitted++

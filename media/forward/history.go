@@ -189,28 +189,31 @@ func (h *history) left(number uint16, sendTime [3]byte) {
 	}
 }
 
-// departed notes that a packet has left with a transport-wide number.
-func (h *history) departed(number uint16, transport [2]byte) {
+// departed notes that a packet has left, and with what transport-wide number if numbered.
+func (h *history) departed(number uint16, numbered bool, transport [2]byte) {
 	if !h.has(number) {
+		return
+	}
+	i := h.slot(number)
+	h.slots[i].flags |= sentDeparted
+	if !numbered {
 		return
 	}
 	d := h.detail()
 	if d.transports == nil {
 		d.transports = make([][2]byte, len(h.slots))
 	}
-	i := h.slot(number)
 	d.transports[i] = transport
-	h.slots[i].flags |= sentDeparted
+	h.slots[i].flags |= sentNumbered
 }
 
-// transport is the transport-wide number with which a packet left; false if that was not
-// noted.
-func (h *history) transport(number uint16) (transport [2]byte, left bool) {
+// transport is the transport-wide number with which a packet left; false if it is not known.
+func (h *history) transport(number uint16) (transport [2]byte, ok bool) {
 	if !h.has(number) {
 		return transport, false
 	}
 	i := h.slot(number)
-	if !h.slots[i].is(sentDeparted) {
+	if !h.slots[i].is(sentNumbered) {
 		return transport, false
 	}
 	return h.more.transports[i], true

@@ -115,7 +115,7 @@ func (f *Forwarder) makeLocked(at time.Time, now int64) {
 
 // sendMade sends one packet of a substitute frame.
 func (f *Forwarder) sendMade(timestamp uint32, pt uint8, marker bool, padding uint8, payload []byte, sendTime [3]byte) bool {
-	h := f.plainHeader(uint16(f.numbers.LastOut()+1), timestamp, sendTime)
+	h := f.plainHeader(uint16(f.numbers.LastOut()+1), timestamp, sendTime, f.kind(), nil)
 	h.PayloadType, h.Marker = pt, marker
 	h.Padding, h.PaddingSize = padding > 0, padding
 	ok := f.send(payload, f.kind())

@@ -29,12 +29,12 @@ type overDownlink struct {
 func (o *overDownlink) Write(h *rtp.Header, payload []byte, kind record.Kind) error {
 	f := o.f
 	p := downlink.Departing{
-		Size: int(f.headerSize) + len(payload) + int(h.PaddingSize), Kind: kind, Wide: f.cfg.Ext.TransportCC != 0,
-		Named: f.cfg.StreamFeedback, SSRC: h.SSRC, Sequence: h.SequenceNumber,
+		Size: int(f.headerSize) + len(payload) + int(h.PaddingSize), Kind: kind, Wide: f.numbered,
+		Named: f.cfg.StreamFeedback && (f.video || f.downlink.Estimates()), SSRC: h.SSRC, Sequence: h.SequenceNumber,
 	}
 	if p.Wide && f.repeatsItself(kind) {
-		former, left := f.history.transport(h.SequenceNumber)
-		if !left {
+		former, ok := f.history.transport(h.SequenceNumber)
+		if !ok {
 			return errForgotten
 		}
 		f.extScratch.transport = former

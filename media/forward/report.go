@@ -160,7 +160,7 @@ func (f *Forwarder) answerOne(number uint16, sendTime [3]byte, now int64) (forgo
 		return false
 	}
 	if !f.hasRTX {
-		if _, left := f.history.transport(number); !left && f.stampsPackets() {
+		if f.stampsPackets() && !s.is(sentDeparted) {
 			f.stats.Misses++
 			return false
 		}
