@@ -37,10 +37,13 @@ type dynacast struct {
 	mu     sync.Mutex // guards the following
 	want   map[string]livekit.VideoQuality
 	told   map[string]livekit.VideoQuality // nil: the publisher was told nothing yet
-	raised time.Time                       // when more was told last
+	asked  map[string]askedSince           // of the codecs in told
 	due    time.Time                       // when a lower demand is told; zero: none waits
 	served bool                            // some quality has been wanted
 }
+
+// askedSince is since when the publisher is asked for each quality of a codec.
+type askedSince [livekit.VideoQuality_HIGH + 1]time.Time
 
 func (d *dynacast) init(main Codec, tell func([]Wanted)) {
 	d.main, d.tell = codecName(main), tell
@@ -113,7 +116,7 @@ func (d *dynacast) update(wanted func() map[string]livekit.VideoQuality, now tim
 				merged[name] = old
 			}
 		}
-		d.told, d.raised = merged, now
+		d.setTold(merged, now)
 		d.arm(!maps.Equal(merged, want), now)
 	default:
 		d.arm(lower, now)
@@ -136,15 +139,40 @@ func (d *dynacast) arm(lower bool, now time.Time) {
 	}
 }
 
-// expected is the highest quality of a codec that the publisher was told of before a time. OFF:
-// none, or it was told of more since.
+// setTold notes what the publisher is told now. mu is held.
+func (d *dynacast) setTold(told map[string]livekit.VideoQuality, now time.Time) {
+	if d.asked == nil {
+		d.asked = make(map[string]askedSince, len(told))
+	}
+	for name, q := range told {
+		asked, above := d.asked[name], 0
+		if old, ok := d.told[name]; ok {
+			above = rank(old) + 1
+		}
+		for i := above; i <= rank(q) && i < len(asked); i++ {
+			asked[i] = now
+		}
+		d.asked[name] = asked
+	}
+	d.told = told
+}
+
+// expected is the highest quality of a codec that the publisher has been asked for since a
+// time before the given one; OFF: none.
 func (d *dynacast) expected(codec string, before time.Time) livekit.VideoQuality {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if q, ok := d.told[codec]; ok && d.raised.Before(before) {
-		return q
+	highest := livekit.VideoQuality_OFF
+	told, ok := d.told[codec]
+	if !ok {
+		return highest
 	}
-	return livekit.VideoQuality_OFF
+	for q, since := range d.asked[codec] {
+		if q <= rank(told) && since.Before(before) {
+			highest = livekit.VideoQuality(q)
+		}
+	}
+	return highest
 }
 
 // waits reports whether a lower demand is waiting to be told.
@@ -162,7 +190,7 @@ func (d *dynacast) tick(now time.Time) {
 		return
 	}
 	d.due = time.Time{}
-	d.told = d.want
+	d.setTold(d.want, now)
 	d.mu.Unlock()
 	d.send()
 }

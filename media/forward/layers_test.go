@@ -31,6 +31,12 @@ func run(d time.Duration, senders ...*sender) {
 
 func simulcast(t *testing.T) (track *Track, q, h, f *sender) {
 	track = newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+	q, h, f = threeLayers(track)
+	return track, q, h, f
+}
+
+// threeLayers adds the layers of a camera to its track.
+func threeLayers(track *Track) (q, h, f *sender) {
 	track.SetInfo(&livekit.TrackInfo{Layers: []*livekit.VideoLayer{
 		{Quality: livekit.VideoQuality_LOW, Width: 320, Height: 180},
 		{Quality: livekit.VideoQuality_MEDIUM, Width: 640, Height: 360},
@@ -39,7 +45,7 @@ func simulcast(t *testing.T) (track *Track, q, h, f *sender) {
 	q = newSender(track, 1, vp8Config(), "q", livekit.VideoQuality_LOW)
 	h = newSender(track, 2, vp8Config(), "h", livekit.VideoQuality_MEDIUM)
 	f = newSender(track, 3, vp8Config(), "f", livekit.VideoQuality_HIGH)
-	return track, q, h, f
+	return q, h, f
 }
 
 // A layer that the publisher stops is left after a few of its frames are missing.

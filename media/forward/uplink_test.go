@@ -91,6 +91,65 @@ func TestLayersThatNobodyWantsAreNotMissing(t *testing.T) {
 	})
 }
 
+// Demand that keeps changing hides no uplink that is dead: the publisher has time for what it
+// is newly asked for, and not for what it is asked for all along.
+func TestChangingDemandHidesNoDeadUplink(t *testing.T) {
+	backup := Codec{MimeType: "video/H264", ClockRate: 90000, PayloadType: 102}
+	for name, rise := range map[string]func(track *Track, r *receiver) func(more bool){
+		"quality": func(_ *Track, r *receiver) func(bool) {
+			return func(more bool) {
+				wanted := livekit.VideoQuality_LOW
+				if more {
+					wanted = livekit.VideoQuality_HIGH
+				}
+				r.f.SetSettings(Settings{Quality: wanted})
+			}
+		},
+		"codec": func(track *Track, _ *receiver) func(bool) {
+			newSender(track, 4, backup, "", livekit.VideoQuality_HIGH)
+			other := newReceiver(track, backup, nil)
+			return func(more bool) { other.f.SetSettings(Settings{Disabled: !more}) }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				rises := 0
+				last := map[string]livekit.VideoQuality{}
+				track := NewTrack(TrackConfig{
+					SID: "TR_x", Kind: livekit.TrackType_VIDEO, Codec: vp8Config(),
+					OnQualities: func(wanted []Wanted) { // one call at a time
+						for _, w := range wanted {
+							if old, ok := last[w.Codec]; ok && rank(w.Highest) > rank(old) {
+								rises++
+							}
+							last[w.Codec] = w.Highest
+						}
+					},
+				})
+				defer track.Close()
+				q, h, f := threeLayers(track)
+				r := newReceiver(track, vp8Config(), nil)
+				change := rise(track, r)
+				run(10*time.Second, q, h, f)
+				// Nothing comes any more. What is asked for rises every 8 s, and each time the
+				// quality is judged 2 s later.
+				rises = 0
+				for range 3 {
+					change(false)
+					time.Sleep(6 * time.Second)
+					change(true)
+					time.Sleep(2 * time.Second)
+					quality, _, ok := q.layer.Quality()
+					require.True(t, ok)
+					require.Equal(t, livekit.ConnectionQuality_POOR, quality)
+				}
+				synctest.Wait()
+				require.Equal(t, 3, rises)
+			})
+		})
+	}
+}
+
 // A camera of one layer is wanted whatever the size at which it is watched.
 func TestACameraOfOneLayerThatIsSilentIsPoor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
