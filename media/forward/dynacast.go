@@ -158,21 +158,22 @@ func (d *dynacast) setTold(told map[string]livekit.VideoQuality, now time.Time) 
 }
 
 // expected is the highest quality of a codec that the publisher has been asked for since a
-// time before the given one; OFF: none.
-func (d *dynacast) expected(codec string, before time.Time) livekit.VideoQuality {
+// time before the given one, and since when it is asked for each; OFF: none.
+func (d *dynacast) expected(codec string, before time.Time) (highest livekit.VideoQuality, asked askedSince) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	highest := livekit.VideoQuality_OFF
+	highest = livekit.VideoQuality_OFF
 	told, ok := d.told[codec]
 	if !ok {
-		return highest
+		return highest, asked
 	}
-	for q, since := range d.asked[codec] {
+	asked = d.asked[codec]
+	for q, since := range asked {
 		if q <= rank(told) && since.Before(before) {
 			highest = livekit.VideoQuality(q)
 		}
 	}
-	return highest
+	return highest, asked
 }
 
 // waits reports whether a lower demand is waiting to be told.

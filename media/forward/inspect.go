@@ -211,3 +211,25 @@ func (in *inspector) spatialLayers() int {
 	}
 	return int(in.maxSpatial) + 1
 }
+
+// pixels is the size of the keyframe that begins with p, the packet that was inspected last; 0
+// if it does not tell. Of spatial layers it is the largest one's.
+func (in *inspector) pixels(p *packet.Packet) uint64 {
+	if p.HasDD && p.DD.NewStructure {
+		if sizes := p.DD.Structure.Resolutions; len(sizes) > 0 {
+			largest := sizes[len(sizes)-1]
+			return uint64(largest.Width) * uint64(largest.Height)
+		}
+	}
+	switch in.family {
+	case vp8Codec:
+		width, height := vp8.KeySize(p.Payload()[p.VP8.Size:])
+		return uint64(width) * uint64(height)
+	case vp9Codec:
+		if d := &in.vp9; d.HasSizes {
+			largest := d.Sizes[d.SpatialLayers-1]
+			return uint64(largest.Width) * uint64(largest.Height)
+		}
+	}
+	return 0
+}

@@ -84,6 +84,7 @@ type Layer struct {
 	reported   int64   // time of the last receiver report
 	counted    Traffic // the counts that are in the totals
 	captured   captureTime
+	pictures   extent // of keyframes
 }
 
 func newLayer(t *Track, cfg LayerConfig, index uint8) *Layer {
@@ -244,6 +245,10 @@ func (l *Layer) receiveLocked(p *packet.Packet) bool {
 	}
 	if l.track.video {
 		l.captured.follow(p, l.rate)
+		if p.Frame.Key && p.Frame.Start && p.Ext > l.pictures.ext {
+			l.pictures.ext = p.Ext
+			l.pictures.follow(l.inspector.pixels(p), p.Arrival)
+		}
 	}
 	if !l.ring.Put(p) {
 		l.counters.duplicates.Add(1)
@@ -297,6 +302,7 @@ func (l *Layer) newest() int64 {
 
 // restart begins a new source, and drops the state of the former one.
 func (l *Layer) restart() {
+	l.pictures.ext = 0
 	if l.generation++; l.generation == 1 {
 		l.report.generation = 1
 		return

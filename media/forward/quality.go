@@ -96,61 +96,6 @@ func (l *Layer) Quality() (quality livekit.ConnectionQuality, score float32, ok 
 	return quality, score, true
 }
 
-// sentAfter is how long a publisher may take until it sends a layer that it is asked for, and
-// how long a layer of a camera may rest.
-const sentAfter = 3 * time.Second
-
-// nothing is what is missing where no layer arrives.
-const nothing = 3
-
-// missingWith is how many of the layers that the publisher is asked for, and has sent before,
-// do not arrive any more: its uplink is too narrow for them. The highest layer that arrives
-// tells of those above it; if none arrives, each tells of it. The picture of a shared screen
-// may rest.
-func (l *Layer) missingWith(at time.Time) (missing int) {
-	t, now := l.track, l.track.since(at)
-	if !t.video || t.muted.Load() || t.screen.Load() || now-t.mutedAt.Load() < int64(sentAfter) {
-		return 0
-	}
-	codec := codecName(l.cfg.Codec)
-	expected := t.qualities.expected(codec, at.Add(-sentAfter))
-	if expected == livekit.VideoQuality_OFF {
-		return 0
-	}
-	own, lowest := l.arrives(now), true
-	for _, other := range *t.layers.Load() {
-		if other == l || codecName(other.cfg.Codec) != codec {
-			continue
-		}
-		higher := rank(other.cfg.Quality) > rank(l.cfg.Quality)
-		lowest = lowest && higher
-		switch {
-		case other.arrives(now):
-			if higher || !own {
-				return 0
-			}
-		case higher && other.lastArrival.Load() != 0 && rank(other.cfg.Quality) <= rank(expected):
-			missing++
-		}
-	}
-	if own {
-		return missing
-	}
-	if l.lastArrival.Load() == 0 {
-		return 0 // it was never sent
-	}
-	if !lowest && rank(l.cfg.Quality) > rank(expected) {
-		return 0 // one below it is enough
-	}
-	return nothing
-}
-
-// arrives reports whether packets of the layer have come lately.
-func (l *Layer) arrives(now int64) bool {
-	last := l.lastArrival.Load()
-	return last != 0 && now-last < int64(sentAfter)
-}
-
 // Quality rates how the forwarder's packets arrived in the last seconds. ok is false if
 // there is no data to judge by.
 func (f *Forwarder) Quality() (quality livekit.ConnectionQuality, score float32, ok bool) {

@@ -41,6 +41,20 @@ func (s *layerSizes) of(q livekit.VideoQuality) (width, height uint32) {
 	return s.width[q], s.height[q]
 }
 
+// has reports whether a quality may be sent: the publisher announced it, or no sizes.
+func (s *layerSizes) has(q livekit.VideoQuality) bool {
+	width, height := s.of(q)
+	return !s.known || width != 0 && height != 0
+}
+
+// pixels is the size of the largest quality; 0 = unknown.
+func (s *layerSizes) pixels() (largest uint64) {
+	for q := range s.width {
+		largest = max(largest, uint64(s.width[q])*uint64(s.height[q]))
+	}
+	return largest
+}
+
 // fit is the lowest quality whose picture is at least as large as shown. It compares the
 // shorter sides, because a picture may be rotated, or cropped to its frame.
 func (s *layerSizes) fit(width, height uint32) livekit.VideoQuality {

@@ -40,6 +40,7 @@ type Track struct {
 	screenSound atomic.Bool // the track is the sound of a shared screen
 	muted       atomic.Bool
 	mutedAt     atomic.Int64 // when that changed last
+	shrunk      atomic.Int64 // when the announced size became smaller; 0: it is as large as ever
 	// regressed: subscribers that can receive a backup codec get it. It is set under mu.
 	regressed atomic.Bool
 	audio     atomic.Uint32 // bits of the smoothed level as a float32; 0 = not speaking
@@ -50,6 +51,7 @@ type Track struct {
 
 	mu     sync.Mutex // guards the following and the replacing of layers and forwarders
 	closed bool
+	extent extent // the announced size
 }
 
 // NewTrack makes a track without layers.
@@ -170,7 +172,12 @@ func (t *Track) SetMuted(muted bool) {
 
 // SetInfo sets the sizes of the layers, and the source of the track.
 func (t *Track) SetInfo(info *livekit.TrackInfo) {
-	t.sizes.Store(sizesOf(info))
+	sizes := sizesOf(info)
+	t.mu.Lock()
+	t.sizes.Store(sizes)
+	t.extent.follow(sizes.pixels(), t.since(time.Now()))
+	t.shrunk.Store(t.extent.shrunk)
+	t.mu.Unlock()
 	t.screen.Store(info.GetSource() == livekit.TrackSource_SCREEN_SHARE)
 	t.screenSound.Store(info.GetSource() == livekit.TrackSource_SCREEN_SHARE_AUDIO)
 	t.retarget()

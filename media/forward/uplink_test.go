@@ -1,11 +1,13 @@
 package forward
 
 import (
+	"encoding/binary"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/livekit/protocol/livekit"
+	"github.com/pion/rtcp"
 	"github.com/stretchr/testify/require"
 
 	"parlor/media/forward/packet"
@@ -145,6 +147,106 @@ func TestChangingDemandHidesNoDeadUplink(t *testing.T) {
 				}
 				synctest.Wait()
 				require.Equal(t, 3, rises)
+			})
+		})
+	}
+}
+
+// keyOf sends a VP8 keyframe of a size.
+func (s *sender) keyOf(width, height uint16) {
+	s.at = time.Now()
+	s.key++
+	s.tl0++
+	b := s.vp8Payload(true, true, 0, 100)
+	copy(b[9:], []byte{0x9d, 0x01, 0x2a})
+	binary.LittleEndian.PutUint16(b[12:], width)
+	binary.LittleEndian.PutUint16(b[14:], height)
+	s.layer.WriteRTP(s.packet(true, b), s.at)
+	s.next()
+}
+
+// A layer that ends with its source is not missing: a smaller camera has fewer layers. A
+// layer that the uplink is too narrow for is.
+func TestALayerThatEndsWithItsSourceIsNotMissing(t *testing.T) {
+	_, one := Score(Path{Missing: 1})
+	type camera struct {
+		*Track
+		q, h, f *sender
+		r       *receiver
+	}
+	full := func(c *camera) {
+		c.q.keyOf(320, 180)
+		c.h.keyOf(640, 360)
+		c.f.keyOf(1280, 720)
+		run(10*time.Second, c.q, c.h, c.f)
+	}
+	half := func(c *camera) {
+		c.q.keyOf(160, 90)
+		c.h.keyOf(320, 180)
+	}
+	bye := func(s *sender) { s.layer.HandleRTCP([]rtcp.Packet{&rtcp.Goodbye{Sources: []uint32{s.ssrc}}}) }
+	for name, test := range map[string]struct {
+		change func(c *camera)
+		missed bool
+	}{
+		"narrow uplink": {func(c *camera) {
+			run(time.Second, c.q, c.h)
+			c.q.keyOf(320, 180)
+			c.h.keyOf(640, 360)
+		}, true},
+		"narrow uplink after smaller pictures": {func(c *camera) {
+			half(c)
+			run(5*time.Second, c.q, c.h, c.f)
+		}, true},
+		"narrow uplink of the larger source": {func(c *camera) {
+			half(c)
+			run(8*time.Second, c.q, c.h)
+			full(c)
+		}, true},
+		"smaller pictures": {func(c *camera) { half(c) }, false},
+		"smaller announced size": {func(c *camera) {
+			c.SetInfo(&livekit.TrackInfo{Layers: []*livekit.VideoLayer{
+				{Quality: livekit.VideoQuality_LOW, Width: 160, Height: 90},
+				{Quality: livekit.VideoQuality_MEDIUM, Width: 320, Height: 180},
+				{Quality: livekit.VideoQuality_HIGH, Width: 640, Height: 360},
+			}})
+		}, false},
+		"fewer announced layers": {func(c *camera) {
+			run(2*time.Second, c.q, c.h)
+			c.SetInfo(&livekit.TrackInfo{Layers: []*livekit.VideoLayer{
+				{Quality: livekit.VideoQuality_LOW, Width: 640, Height: 360},
+				{Quality: livekit.VideoQuality_MEDIUM, Width: 1280, Height: 720},
+			}})
+		}, false},
+		"end that the publisher tells": {func(c *camera) { bye(c.f) }, false},
+		"end for want of demand": {func(c *camera) {
+			c.r.f.SetSettings(Settings{Quality: livekit.VideoQuality_LOW})
+			run(6*time.Second, c.q, c.h, c.f)
+			bye(c.f)
+			run(time.Second, c.q, c.h)
+			c.r.f.SetSettings(Settings{Quality: livekit.VideoQuality_HIGH})
+		}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				track, q, h, f := simulcast(t)
+				track.cfg.OnQualities = func([]Wanted) {}
+				c := &camera{track, q, h, f, newReceiver(track, vp8Config(), nil)}
+				full(c)
+				test.change(c)
+				run(20*time.Second, q, h)
+				quality, _, ok := h.layer.Quality()
+				require.True(t, ok)
+				if test.missed {
+					require.Equal(t, livekit.ConnectionQuality_GOOD, quality)
+					return
+				}
+				require.Equal(t, livekit.ConnectionQuality_EXCELLENT, quality)
+				// The source has two layers now, and the uplink becomes too narrow for them.
+				run(8*time.Second, q)
+				quality, score, _ := q.layer.Quality()
+				require.Equal(t, livekit.ConnectionQuality_GOOD, quality)
+				require.InDelta(t, one, score, 0.01, "one layer is missing")
 			})
 		})
 	}

@@ -1,6 +1,8 @@
 // Package vp8 parses and rewrites the VP8 RTP payload descriptor (RFC 7741, section 4.2).
 package vp8
 
+import "encoding/binary"
+
 // Descriptor is a VP8 payload descriptor. The offsets are positions in the payload; 0 if
 // the field is absent.
 type Descriptor struct {
@@ -54,6 +56,16 @@ func Parse(payload []byte) (d Descriptor, ok bool) {
 	// In the VP8 frame header, P = 0 marks a keyframe (RFC 7741, section 4.3).
 	d.Key = d.Start && payload[n]&0x01 == 0
 	return d, true
+}
+
+// KeySize is the size of a keyframe in pixels, by its header (RFC 6386, section 9.1); 0 if b is
+// not the start of one. End-to-end encryption leaves the header as it is.
+func KeySize(b []byte) (width, height uint16) {
+	if len(b) < 10 || b[0]&0x01 != 0 || b[3] != 0x9d || b[4] != 0x01 || b[5] != 0x2a {
+		return 0, 0
+	}
+	const scale = 0xc000 // the upper two bits
+	return binary.LittleEndian.Uint16(b[6:]) &^ scale, binary.LittleEndian.Uint16(b[8:]) &^ scale
 }
 
 func (d *Descriptor) parseExtended(b []byte) (n int, ok bool) {
