@@ -457,11 +457,8 @@ const stragglerTime = int64(100 * time.Millisecond)
 // Forwarders switch from a stopped layer of video at once to the next best layer that is
 // sent. The publisher may send the layer again later.
 func (l *Layer) Stop() {
-	if !l.track.video {
-		return
-	}
 	l.stragglers.Store(l.track.since(time.Now()) + stragglerTime)
-	if l.live.Swap(false) {
+	if l.track.video && l.live.Swap(false) {
 		l.track.retarget()
 	}
 }

@@ -15,11 +15,11 @@ const nothing = 3
 
 // missingWith is how many of the layers that the publisher is asked for, and has sent before,
 // do not arrive any more: its uplink is too narrow for them. The highest layer that arrives
-// tells of those above it; if none arrives, each tells of it. The picture of a shared screen
-// may rest.
+// tells of those above it; if none arrives, each tells of it. A shared screen may rest, its
+// sound too. Other sound comes even when it is silent: Opus sends a packet each 400 ms then.
 func (l *Layer) missingWith(at time.Time) (missing int) {
 	t, now := l.track, l.track.since(at)
-	if !t.video || t.muted.Load() || t.screen.Load() || now-t.mutedAt.Load() < int64(sentAfter) {
+	if t.muted.Load() || t.screen.Load() || t.screenSound.Load() || now-t.mutedAt.Load() < int64(sentAfter) {
 		return 0
 	}
 	codec := codecName(l.cfg.Codec)

@@ -334,3 +334,102 @@ func TestAKeyFrameIsNotWhatALayerCosts(t *testing.T) {
 	second(6000)
 	require.EqualValues(t, 6000, second(6000))
 }
+
+// Sound that comes no more is poor. Silence is not: its packets are only fewer.
+func TestSoundThatDiesIsPoor(t *testing.T) {
+	for name, sound := range map[string]struct {
+		codec  Codec
+		packet []byte
+	}{
+		"opus": {opusConfig(), []byte("opus")},
+		"red":  {redConfig(), redOf("a", "b")},
+		"pcmu": {pcmuConfig(), []byte("pcmu")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				track := newTestTrack(t, livekit.TrackType_AUDIO, sound.codec)
+				track.cfg.OnQualities = func([]Wanted) {}
+				s := newSender(track, 1, sound.codec, "", livekit.VideoQuality_HIGH)
+				speak := func(d, interval time.Duration) {
+					for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(interval) {
+						s.at = time.Now()
+						s.ts += uint32(interval.Seconds() * float64(sound.codec.ClockRate))
+						s.send(s.packet(false, sound.packet))
+					}
+				}
+				judge := func() (livekit.ConnectionQuality, bool) {
+					quality, _, ok := s.layer.Quality()
+					return quality, ok
+				}
+				unjudged := func(why string) {
+					_, ok := judge()
+					require.False(t, ok, why)
+				}
+				is := func(want livekit.ConnectionQuality) {
+					quality, ok := judge()
+					require.True(t, ok)
+					require.Equal(t, want, quality)
+				}
+				time.Sleep(20 * time.Second)
+				unjudged("it has not begun")
+				speak(10*time.Second, 20*time.Millisecond)
+				is(livekit.ConnectionQuality_EXCELLENT)
+				speak(20*time.Second, 400*time.Millisecond)
+				is(livekit.ConnectionQuality_EXCELLENT)
+				time.Sleep(4 * time.Second)
+				is(livekit.ConnectionQuality_POOR)
+				time.Sleep(time.Minute)
+				is(livekit.ConnectionQuality_POOR)
+
+				track.SetMuted(true)
+				unjudged("a muted microphone has nothing to send")
+				time.Sleep(8 * time.Second)
+				unjudged("it is muted still")
+				track.SetMuted(false)
+				time.Sleep(2 * time.Second)
+				unjudged("it needs a moment")
+				speak(10*time.Second, 20*time.Millisecond)
+				is(livekit.ConnectionQuality_EXCELLENT)
+
+				s.layer.HandleRTCP([]rtcp.Packet{&rtcp.Goodbye{Sources: []uint32{s.ssrc}}})
+				time.Sleep(8 * time.Second)
+				unjudged("the publisher has ended it")
+				speak(10*time.Second, 20*time.Millisecond)
+				is(livekit.ConnectionQuality_EXCELLENT)
+
+				track.SetInfo(&livekit.TrackInfo{Source: livekit.TrackSource_SCREEN_SHARE_AUDIO})
+				time.Sleep(8 * time.Second)
+				unjudged("a shared screen may rest")
+			})
+		})
+	}
+}
+
+// Sound in a codec that the publisher is not asked for any more does not die.
+func TestSoundInACodecThatNobodyWantsIsNotMissing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		track := NewTrack(TrackConfig{
+			Kind: livekit.TrackType_AUDIO, Codec: pcmuConfig(), RegressBelow: 100, OnQualities: func([]Wanted) {},
+		})
+		defer track.Close()
+		first := newSender(track, 1, pcmuConfig(), "", livekit.VideoQuality_HIGH)
+		newReceiver(track, pcmuConfig(), func(c *ForwarderConfig) { c.Backup = opusConfig() })
+		speak := func(d time.Duration, senders ...*sender) {
+			for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+				for _, s := range senders {
+					s.at = time.Now()
+					s.voice([]byte("sound"))
+				}
+			}
+		}
+		speak(5*time.Second, first)
+		backup := newSender(track, 2, opusConfig(), "", livekit.VideoQuality_HIGH)
+		speak(15*time.Second, first, backup)
+		speak(8*time.Second, backup)
+		_, _, ok := first.layer.Quality()
+		require.False(t, ok)
+		quality, _, ok := backup.layer.Quality()
+		require.True(t, ok)
+		require.Equal(t, livekit.ConnectionQuality_EXCELLENT, quality)
+	})
+}
