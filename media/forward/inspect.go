@@ -38,6 +38,7 @@ type inspector struct {
 	newSpatial, newTemporal uint8
 	lastTemporal            uint8 // highest between the last two keyframes
 	renewing                bool  // there is such a keyframe
+	spatials                spatials
 
 	pictured bool   // a picture id has come
 	picture  uint16 // newest picture id, in 15 bits
@@ -71,6 +72,9 @@ func (in *inspector) inspect(p *packet.Packet) bool {
 	}
 	if raw := p.Extension(packet.ExtDependencyDescriptor); raw != nil {
 		in.inspectDD(p, raw)
+	}
+	if f.Layered {
+		in.spatials.add(p)
 	}
 	if !p.Late {
 		in.ended = p.Marker

@@ -423,7 +423,10 @@ func newDescribed(track *Track) *described {
 	}
 }
 
-func (d *described) picture(key bool) {
+func (d *described) picture(key bool) { d.pictureOf(key, 2) }
+
+// pictureOf sends a picture with so many of the spatial layers.
+func (d *described) pictureOf(key bool, layers int) {
 	if key {
 		d.i = 0
 	}
@@ -434,14 +437,14 @@ func (d *described) picture(key bool) {
 	case d.i%2 == 0:
 		templates = [2]int{1, 4}
 	}
-	for spatial, template := range templates {
+	for spatial, template := range templates[:layers] {
 		for part := range 2 {
 			raw := d.structure.Encode(ddtest.Frame{
 				Start: part == 0, End: part == 1, Template: template, Number: d.n,
 				Structure: d.i == 0 && spatial == 0 && part == 0, Active: -1,
 			})
 			p := rtp.Packet{Header: rtp.Header{
-				Version: 2, Marker: spatial == 1 && part == 1, PayloadType: d.pt, SequenceNumber: d.seq, Timestamp: d.ts, SSRC: d.ssrc,
+				Version: 2, Marker: spatial == layers-1 && part == 1, PayloadType: d.pt, SequenceNumber: d.seq, Timestamp: d.ts, SSRC: d.ssrc,
 			}, Payload: []byte{0x10, 0x32, byte(spatial), byte(d.i % 2)}}
 			p.Extension, p.ExtensionProfile = true, rtp.ExtensionProfileTwoByte
 			if err := p.SetExtension(12, raw); err != nil {
@@ -539,8 +542,10 @@ func TestTellsActiveTargets(t *testing.T) {
 }
 
 // vp9Picture sends a picture of two spatial layers, in T0.
-func vp9Picture(s *sender, key bool) {
-	for spatial := range byte(2) {
+func vp9Picture(s *sender, key bool) { vp9PictureOf(s, key, 2) }
+
+func vp9PictureOf(s *sender, key bool, layers int) {
+	for spatial := range byte(layers) {
 		for part := range 2 {
 			b := []byte{0x80 | 0x20, 0x80 | byte(s.pic>>8)&0x7f, byte(s.pic), spatial << 1, s.tl0, 0xee}
 			if part == 0 {
@@ -551,7 +556,7 @@ func vp9Picture(s *sender, key bool) {
 			if !key {
 				b[0] |= 0x40
 			}
-			s.send(s.packet(spatial == 1 && part == 1, b))
+			s.send(s.packet(int(spatial) == layers-1 && part == 1, b))
 		}
 	}
 	s.next()

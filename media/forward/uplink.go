@@ -4,6 +4,9 @@ import (
 	"time"
 
 	"github.com/livekit/protocol/livekit"
+
+	"parlor/media/downlink/allocate"
+	"parlor/media/forward/packet"
 )
 
 // sentAfter is how long a publisher may take until it sends a layer that it is asked for, and
@@ -35,11 +38,12 @@ func (l *Layer) missingWith(at time.Time) (missing int) {
 	ended := func(l *Layer) bool {
 		return stopped(l) || l.endedWith(smaller) || !t.sizes.Load().has(l.cfg.Quality)
 	}
-	own, lowest := l.arrives(now), true
+	own, lowest, alone := l.arrives(now), true, true
 	for _, other := range *t.layers.Load() {
 		if other == l || codecName(other.cfg.Codec) != codec {
 			continue
 		}
+		alone = false
 		higher := rank(other.cfg.Quality) > rank(l.cfg.Quality)
 		lowest = lowest && higher
 		switch {
@@ -52,6 +56,9 @@ func (l *Layer) missingWith(at time.Time) (missing int) {
 		}
 	}
 	if own {
+		if alone {
+			missing = l.spatialMissing(expected, t.shrunk.Load(), now)
+		}
 		return missing
 	}
 	if l.lastArrival.Load() == 0 {
@@ -64,6 +71,25 @@ func (l *Layer) missingWith(at time.Time) (missing int) {
 		return 0
 	}
 	return nothing
+}
+
+// spatialMissing is how many spatial layers of a stream that has all qualities do not arrive
+// any more above the highest that does. smaller is when the source was announced to be
+// smaller; 0: it was not.
+func (l *Layer) spatialMissing(expected livekit.VideoQuality, smaller, now int64) (missing int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i := min(len(l.inspector.spatials.last)-1, rank(expected)); i > 0; i-- {
+		last := l.inspector.spatials.last[i]
+		switch {
+		case last == 0 || smaller != 0 && last < smaller+int64(lastRepeats):
+		case now-last < int64(sentAfter):
+			return missing
+		default:
+			missing++
+		}
+	}
+	return missing
 }
 
 // stoppedSince reports whether the publisher has said, after a time, that it no longer sends
@@ -114,4 +140,38 @@ func (e *extent) follow(pixels uint64, now int64) {
 func (l *Layer) arrives(now int64) bool {
 	last := l.lastArrival.Load()
 	return last != 0 && now-last < int64(sentAfter)
+}
+
+// fewPictures is how many pictures may come without a spatial layer before a source ends that
+// had the layer: encoders drop frames.
+const fewPictures = 3
+
+// spatials follows which spatial layers of a stream come. A source that has fewer of them
+// begins with a keyframe just after the pictures of the former one, which had them. A narrow
+// uplink leaves them out of pictures that go on.
+type spatials struct {
+	last   [allocate.Spatials]int64 // arrivals; 0: none from the present source
+	behind [allocate.Spatials]int   // pictures that have begun since
+	ending [allocate.Spatials]bool  // a keyframe followed the layer at once, and it did not come again yet
+}
+
+// add takes a packet of a frame.
+func (s *spatials) add(p *packet.Packet) {
+	f := &p.Frame
+	if f.Spatial == 0 && f.Start && !p.Late {
+		for i := range s.last {
+			if s.ending[i] {
+				s.last[i] = 0 // the whole keyframe was without it
+			}
+			s.behind[i]++
+			s.ending[i] = f.Key && i > 0 && s.behind[i] <= fewPictures
+		}
+	}
+	if p.HasDD && p.DD.NewStructure && !p.Late {
+		for i := int(p.DD.Structure.MaxSpatial) + 1; i < len(s.last); i++ {
+			s.last[i] = 0 // the sender says that there is none
+		}
+	}
+	i := min(int(f.Spatial), len(s.last)-1)
+	s.last[i], s.behind[i], s.ending[i] = p.Arrival, 0, false
 }

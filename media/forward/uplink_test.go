@@ -433,3 +433,90 @@ func TestSoundInACodecThatNobodyWantsIsNotMissing(t *testing.T) {
 		require.Equal(t, livekit.ConnectionQuality_EXCELLENT, quality)
 	})
 }
+
+// Spatial layers of one stream are judged like layers of simulcast.
+func TestSpatialLayersThatTheUplinkDropsAreMissing(t *testing.T) {
+	_, one := Score(Path{Missing: 1})
+	for name, codec := range map[string]Codec{"vp9": vp9Config(), "av1": av1Config()} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				track := newTestTrack(t, livekit.TrackType_VIDEO, codec)
+				track.cfg.OnQualities = func([]Wanted) {}
+				var s *sender
+				var picture func(key bool, layers int)
+				change := func(*ForwarderConfig) {}
+				if name == "vp9" {
+					s = newSender(track, 1, codec, "", livekit.VideoQuality_HIGH)
+					picture = func(key bool, layers int) { vp9PictureOf(s, key, layers) }
+				} else {
+					d := newDescribed(track)
+					s, picture, change = d.sender, d.pictureOf, withDD
+				}
+				r := newReceiver(track, codec, change)
+				send := func(d time.Duration, layers int) {
+					for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(frame) {
+						key := count[*rtcp.PictureLossIndication](s.rtcp.take()) > 0
+						s.at = time.Now()
+						picture(key, layers)
+					}
+				}
+				key := func(layers int) {
+					s.at = time.Now()
+					picture(true, layers)
+					time.Sleep(frame)
+				}
+				is := func(want livekit.ConnectionQuality, why string) {
+					t.Helper()
+					quality, score, ok := s.layer.Quality()
+					require.True(t, ok)
+					require.Equal(t, want, quality, why)
+					if want == livekit.ConnectionQuality_GOOD {
+						require.InDelta(t, one, score, 0.01, "one layer is missing")
+					}
+				}
+				key(1)
+				send(8*time.Second, 1)
+				is(livekit.ConnectionQuality_EXCELLENT, "there was one layer always")
+				key(2)
+				send(10*time.Second, 2)
+				is(livekit.ConnectionQuality_EXCELLENT, "both come")
+				send(8*time.Second, 1)
+				is(livekit.ConnectionQuality_GOOD, "the uplink carries one")
+				key(1)
+				send(30*time.Second, 1)
+				is(livekit.ConnectionQuality_GOOD, "a later keyframe does not change that")
+				r.f.SetSettings(Settings{Quality: livekit.VideoQuality_LOW})
+				send(6*time.Second, 1)
+				is(livekit.ConnectionQuality_EXCELLENT, "nobody asks for the other")
+				r.f.SetSettings(Settings{Quality: livekit.VideoQuality_HIGH})
+				send(time.Second, 1)
+				is(livekit.ConnectionQuality_EXCELLENT, "it has just been asked for")
+				send(8*time.Second, 1)
+				is(livekit.ConnectionQuality_GOOD, "it does not come")
+				key(2)
+				send(8*time.Second, 2)
+				is(livekit.ConnectionQuality_EXCELLENT, "both come again")
+				key(2)
+				send(8*time.Second, 1)
+				is(livekit.ConnectionQuality_GOOD, "a keyframe had both")
+				key(2)
+				send(8*time.Second, 2)
+
+				track.SetInfo(&livekit.TrackInfo{Width: 1280, Height: 720})
+				send(8*time.Second, 2)
+				track.SetInfo(&livekit.TrackInfo{Width: 640, Height: 360})
+				send(8*time.Second, 1)
+				is(livekit.ConnectionQuality_EXCELLENT, "the camera became smaller")
+				key(2)
+				send(8*time.Second, 2)
+
+				time.Sleep(time.Second)
+				key(1)
+				send(30*time.Second, 1)
+				is(livekit.ConnectionQuality_EXCELLENT, "another camera has one layer")
+				time.Sleep(8 * time.Second)
+				is(livekit.ConnectionQuality_POOR, "nothing comes")
+			})
+		})
+	}
+}
