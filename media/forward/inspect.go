@@ -229,6 +229,9 @@ func (in *inspector) pixels(p *packet.Packet) uint64 {
 	case vp8Codec:
 		width, height := vp8.KeySize(p.Payload()[p.VP8.Size:])
 		return uint64(width) * uint64(height)
+	case h264Codec:
+		width, height := keyframe.H264Size(p.Payload())
+		return uint64(width) * uint64(height)
 	case vp9Codec:
 		if d := &in.vp9; d.HasSizes {
 			largest := d.Sizes[d.SpatialLayers-1]

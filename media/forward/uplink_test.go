@@ -252,6 +252,47 @@ func TestALayerThatEndsWithItsSourceIsNotMissing(t *testing.T) {
 	}
 }
 
+// The sizes of H.264 are in its parameter sets.
+func TestALayerOfH264ThatEndsWithItsSourceIsNotMissing(t *testing.T) {
+	large := []byte{0x67, 0x42, 0xc0, 0x1f, 0x95, 0xa0, 0x14, 0x01, 0x6e, 0x40} // 1280x720
+	for name, size := range map[string]struct {
+		sps  []byte
+		want livekit.ConnectionQuality
+	}{
+		"as large": {large, livekit.ConnectionQuality_GOOD},
+		"smaller":  {blackH264[0], livekit.ConnectionQuality_EXCELLENT},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				codec := Codec{MimeType: "video/H264", ClockRate: 90000, PayloadType: 102}
+				track := newTestTrack(t, livekit.TrackType_VIDEO, codec)
+				track.cfg.OnQualities = func([]Wanted) {}
+				h := newSender(track, 1, codec, "h", livekit.VideoQuality_MEDIUM)
+				f := newSender(track, 2, codec, "f", livekit.VideoQuality_HIGH)
+				newReceiver(track, codec, nil)
+				send := func(d time.Duration, sps []byte, senders ...*sender) {
+					units := [][]byte{sps, blackH264[1], blackH264[2]}
+					for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(frame) {
+						for _, s := range senders {
+							s.at = time.Now()
+							for i, unit := range units {
+								s.send(s.packet(i == len(units)-1, unit))
+							}
+							s.next()
+						}
+						units = [][]byte{{0x41, 1, 2, 3}}
+					}
+				}
+				send(10*time.Second, large, h, f)
+				send(10*time.Second, size.sps, h)
+				quality, _, ok := h.layer.Quality()
+				require.True(t, ok)
+				require.Equal(t, size.want, quality)
+			})
+		})
+	}
+}
+
 // A camera of one layer is wanted whatever the size at which it is watched.
 func TestACameraOfOneLayerThatIsSilentIsPoor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

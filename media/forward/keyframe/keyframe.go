@@ -1,6 +1,6 @@
 // Package keyframe finds the beginning of keyframes in RTP payloads of H.264 (RFC 6184),
 // H.265 (RFC 7798) and AV1 (RTP payload format for AV1). The payload descriptors of VP8
-// and VP9 mark keyframes themselves.
+// and VP9 mark keyframes themselves. Of H.264 it reads the size, too.
 package keyframe
 
 import "encoding/binary"
