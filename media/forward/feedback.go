@@ -20,9 +20,11 @@ const (
 	// is repeated sooner, too.
 	keyIntervalStart = int64(350 * time.Millisecond)
 	keyCredit        = 2
-	videoReports     = int64(time.Second)
-	audioReports     = int64(2 * time.Second)
-	forgetAfter      = int64(10 * time.Second)
+	// keyAnswered is how long after a request a keyframe is taken for the answer.
+	keyAnswered  = int64(time.Second)
+	videoReports = int64(time.Second)
+	audioReports = int64(2 * time.Second)
+	forgetAfter  = int64(10 * time.Second)
 )
 
 // senderReport relates a stream's timestamps to its sender's wall clock.
@@ -81,6 +83,7 @@ func (l *Layer) keyRequestLocked(now int64) rtcp.Packet {
 		return nil
 	}
 	l.keyAsked, l.keyHeard = max(now, 1), false
+	l.track.keyAsked.Store(now)
 	l.keyPaid = max(l.keyPaid, now) + interval
 	l.counters.keyRequests.Add(1)
 	if l.cfg.FIR {

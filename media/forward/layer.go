@@ -258,7 +258,7 @@ func (l *Layer) receiveLocked(p *packet.Packet) bool {
 		l.inspectAgain(p.Ext)
 	}
 	l.stream.Count(p.Timestamp, p.Arrival, !p.Late)
-	l.rates.add(p)
+	l.rates.add(p, p.Arrival-l.track.keyAsked.Load() < keyAnswered)
 	if p.Late {
 		l.counters.late.Add(1)
 	}

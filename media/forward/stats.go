@@ -88,11 +88,29 @@ type rateMeter struct {
 	fps       float64 // of the last second with frames
 
 	// Counts of this second, by spatial and temporal layer:
-	parts [allocate.Spatials][allocate.Temporals]struct{ bytes, frames uint64 }
+	parts [allocate.Spatials][allocate.Temporals]part
+	key   uint32 // timestamp of the last keyframe that was asked for
+	keyed bool   // there was one
 	// costs are those of the last three seconds in the middle: a second with a keyframe costs
 	// more than the layer, which would be left for it, and taken again for another keyframe.
+	// A keyframe that was asked for counts as one frame of the others: it comes because of
+	// what subscribers do, and several may come in a row.
 	costs  costs
 	former [3]costs // of the last seconds, the newest first
+}
+
+// part is what came of one layer, without those below it.
+type part struct {
+	bytes, frames       uint64
+	keyBytes, keyFrames uint64 // the part of these that are keyframes which were asked for
+}
+
+// usual is the bytes if the keyframes that were asked for were like the other frames.
+func (p *part) usual() float64 {
+	if p.frames <= p.keyFrames {
+		return float64(p.bytes) // there are no others
+	}
+	return float64(p.bytes-p.keyBytes) * float64(p.frames) / float64(p.frames-p.keyFrames)
 }
 
 // costs are the bitrates of a stream's layers. Each includes all layers below it.
@@ -102,7 +120,8 @@ type costs struct {
 	fps      [allocate.Spatials][allocate.Temporals]float64
 }
 
-func (r *rateMeter) add(p *packet.Packet) {
+// add counts a packet. asked: a keyframe was asked for lately.
+func (r *rateMeter) add(p *packet.Packet, asked bool) {
 	if r.packets == 0 || !p.Late && p.Timestamp != r.timestamp {
 		r.frames++
 		r.timestamp = p.Timestamp
@@ -111,8 +130,18 @@ func (r *rateMeter) add(p *packet.Packet) {
 	r.bytes += uint64(p.Size)
 	part := &r.parts[min(p.Frame.Spatial, allocate.Spatials-1)][min(p.Frame.Temporal, allocate.Temporals-1)]
 	part.bytes += uint64(p.Size)
+	if asked && p.Frame.Key && p.Frame.Start {
+		r.key, r.keyed = p.Timestamp, true
+	}
+	key := r.keyed && p.Timestamp == r.key
+	if key {
+		part.keyBytes += uint64(p.Size)
+	}
 	if p.Frame.Start && !p.Late {
 		part.frames++
+		if key {
+			part.keyFrames++
+		}
 	}
 }
 
@@ -131,7 +160,7 @@ func (r *rateMeter) measure(seconds float64) {
 			}
 			for below := range s + 1 {
 				for slower := range t + 1 {
-					c.bitrates[s][t] += float64(r.parts[below][slower].bytes*8) / seconds
+					c.bitrates[s][t] += r.parts[below][slower].usual() * 8 / seconds
 				}
 			}
 			for slower := range t + 1 {
@@ -139,7 +168,7 @@ func (r *rateMeter) measure(seconds float64) {
 			}
 		}
 	}
-	r.parts = [allocate.Spatials][allocate.Temporals]struct{ bytes, frames uint64 }{}
+	clear(r.parts[:])
 	r.costs = *c
 	for s := range c.bitrates {
 		for t := range c.bitrates[s] {

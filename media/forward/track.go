@@ -39,6 +39,7 @@ type Track struct {
 	screen      atomic.Bool // the track is a shared screen
 	screenSound atomic.Bool // the track is the sound of a shared screen
 	muted       atomic.Bool
+	keyAsked    atomic.Int64 // when a keyframe of a layer was asked for last
 	mutedAt     atomic.Int64 // when that changed last
 	shrunk      atomic.Int64 // when the announced size became smaller; 0: it is as large as ever
 	// regressed: subscribers that can receive a backup codec get it. It is set under mu.

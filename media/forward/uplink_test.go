@@ -561,3 +561,31 @@ func TestSpatialLayersThatTheUplinkDropsAreMissing(t *testing.T) {
 		})
 	}
 }
+
+// A keyframe that was asked for costs what another frame costs, however many come in a row: they
+// come because subscribers change their layers. Those that come by themselves are a part of
+// the stream.
+func TestKeyFramesThatWereAskedForAreNotWhatALayerCosts(t *testing.T) {
+	cost := func(asked bool, keys int) float64 {
+		var r rateMeter
+		for n := range 90 {
+			p := &packet.Packet{Timestamp: uint32(n) * 3000, Size: 100, Frame: packet.Frame{Start: true}}
+			parts := 1
+			if keys > 0 && n%(90/keys) == 0 {
+				p.Frame.Key, parts = true, 12
+			}
+			for range parts {
+				r.add(p, asked)
+				p = &packet.Packet{Timestamp: p.Timestamp, Size: 100}
+			}
+			if n%30 == 29 {
+				r.measure(1)
+				r.bytes0 = r.bytes
+			}
+		}
+		return r.costs.bitrates[0][0] / 8
+	}
+	require.EqualValues(t, 3000, cost(true, 0))
+	require.EqualValues(t, 3000, cost(true, 3))
+	require.EqualValues(t, 4100, cost(false, 3))
+}
