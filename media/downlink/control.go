@@ -54,6 +54,8 @@ type Control[T any] struct {
 	told      bool    // congestion control feedback has come
 	numbered  int64   // when transport-wide feedback came last; 0 = never
 	silent    bool    // no such feedback came, so other reports are used
+	resumedAt int64   // see Resume
+	resumes   bool    // the present division is at that time
 
 	// sending is the bitrate of all packets, in bits/s, and beside that of those without a
 	// transport-wide number. Feedback tells nothing of these, such as sound: what it shows of the
@@ -290,11 +292,17 @@ func (c *Control[T]) Moved(now int64, elsewhere bool) {
 // usable is the bitrate that may be divided, unless a queue must drain. Bandwidth that has
 // not been shown lately is not trusted: only a probe may add to what is sent.
 func (c *Control[T]) usable() float64 {
-	if c.state.Settled > 0 && c.state.Cause != estimate.Start {
+	if c.state.Settled > 0 && c.state.Cause != estimate.Start && !c.resumes {
 		return min(c.state.Settled, max(c.state.Proven, c.divided.Bitrate/(1-budgetMargin)))
 	}
 	return c.state.Settled
 }
+
+// Resume notes that streams may begin again, which had been forwarded before. The next
+// division takes the estimate at its word, even if little has been sent lately: a path that
+// carried the streams before most likely carries them now, and to climb up by probes would
+// cost a keyframe for each step.
+func (c *Control[T]) Resume(now int64) { c.resumedAt = now }
 
 // Overdue notes that the path itself, such as a TCP connection, dropped a packet after it
 // had waited for that long. broken: later packets of the stream depend on it.
@@ -396,7 +404,9 @@ func (c *Control[T]) decide(now int64) {
 // when the wishes change. The decisions are a's, and valid until its next division.
 func (c *Control[T]) Divide(now int64, tracks []allocate.Track, a *allocate.Allocator) []allocate.Decision {
 	c.judge(now)
+	c.resumes = c.resumedAt != 0 && now <= c.resumedAt
 	budget := c.usable()
+	c.resumes = false
 	if c.cramped || c.state.Emptying && c.state.Backlog > deepQueue {
 		budget *= wary // the queue must drain, and a keyframe must pass before it is too old
 	}

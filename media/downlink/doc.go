@@ -43,6 +43,8 @@
 //     speaker changes: call Divide with the measured bitrate of each layer. If the chosen
 //     layer needs a keyframe, request it. Until it comes, and if the layer is a lower one,
 //     forward only the lowest temporal layer of the former one.
+//   - Before the first packet of a track that begins again (its publisher unmutes it or sends
+//     more of it, or the subscriber shows it again): call Resume and Divide.
 //   - When packets leave on another way: call Moved between two packets, then Divide.
 //   - Tell the client which tracks are paused or resumed: see allocate.Paused.
 //

@@ -65,6 +65,9 @@ type Forwarder struct {
 
 	mu     sync.Mutex // guards the following; held while out's Write and Flush are called
 	closed bool
+	// beginning is the index, plus 1, of a layer of which a packet is about to be forwarded. It
+	// may belong to a keyframe, so none is requested.
+	beginning uint8
 
 	// What is wanted:
 	settings Settings
@@ -196,10 +199,15 @@ func plainPayloadType(c Codec) uint8 {
 // SetSettings sets the subscriber's wishes.
 func (f *Forwarder) SetSettings(s Settings) {
 	f.mu.Lock()
+	hidden := f.wantedLocked() == livekit.VideoQuality_OFF
 	f.settings = s
 	f.mu.Unlock()
 	now := time.Now()
-	f.downlink.Reallocate(now)
+	if hidden {
+		f.downlink.Resume(now)
+	} else { // a probe shows whether there is room for more, while there is a picture
+		f.downlink.Reallocate(now)
+	}
 	f.retarget(f.track.since(now))
 	f.track.updateQualities(now)
 }

@@ -145,7 +145,7 @@ func (l *Layer) WriteRTP(raw []byte, arrival time.Time) {
 	if !l.live.Load() && l.revives(p) {
 		l.flush()
 		l.live.Store(true)
-		l.track.retargetQuietly()
+		l.track.begins(l)
 	}
 	l.observeLevel(p)
 	l.collect(p)

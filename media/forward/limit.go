@@ -8,36 +8,59 @@ import (
 	"parlor/media/downlink/allocate"
 )
 
-// limit is what of a track the path carries. A quality of OFF: nothing, it is paused.
+// limit is what of a track may be forwarded. A quality of OFF: nothing, it is paused.
 type limit struct {
 	quality  livekit.VideoQuality
 	temporal uint8
 	decided  allocate.Layer
+	short    bool // the path carries no more; otherwise no more was there to divide for
 }
 
 func noLimit() limit {
 	return limit{quality: livekit.VideoQuality_HIGH, temporal: anyLayer, decided: allocate.None}
 }
 
-// limitOf is what a decision leaves of a track.
-func limitOf(t *allocate.Track, d *allocate.Decision) limit {
+// limitOf is what a decision leaves of a track. What the decision did not count, because it
+// was not wanted or not sent, has no bandwidth: it is not forwarded before the next division.
+// one: the track is one stream. Its spatial layers begin without notice.
+func limitOf(t *allocate.Track, d *allocate.Decision, one bool) limit {
 	l := noLimit()
 	l.decided = d.Layer
 	switch d.Reason {
 	case allocate.Paused:
-		l.quality = livekit.VideoQuality_OFF
+		l.quality, l.short = livekit.VideoQuality_OFF, true
+		return l
+	case allocate.Unwanted:
+		l.quality = livekit.VideoQuality_LOW
+		return l
+	case allocate.Absent:
+		if d.Layer == allocate.None || !one {
+			l.quality = livekit.VideoQuality(max(highestSent(t), 0))
+		}
 		return l
 	case allocate.Bandwidth:
 	default:
 		return l
 	}
-	l.quality = livekit.VideoQuality(d.Layer.Spatial)
+	l.quality, l.short = livekit.VideoQuality(d.Layer.Spatial), true
 	for higher := d.Layer.Temporal + 1; higher < allocate.Temporals; higher++ {
 		if t.Bitrates[d.Layer.Spatial][higher] > 0 {
 			l.temporal = uint8(d.Layer.Temporal)
 		}
 	}
 	return l
+}
+
+// highestSent is the highest spatial layer of a track that is sent; -1 = none.
+func highestSent(t *allocate.Track) int {
+	for spatial := allocate.Spatials - 1; spatial >= 0; spatial-- {
+		for _, bitrate := range t.Bitrates[spatial] {
+			if bitrate > 0 {
+				return spatial
+			}
+		}
+	}
+	return -1
 }
 
 // setLimit says what the path carries.
@@ -51,7 +74,9 @@ func (f *Forwarder) setLimit(l limit) {
 			f.state = livekit.StreamState_PAUSED
 			f.stats.Pauses++
 		}
-		request = f.retargetLocked(false)
+		if request = f.retargetLocked(false); request != nil && request.index+1 == f.beginning {
+			request = nil
+		}
 	}
 	start := !f.inStep
 	f.mu.Unlock()

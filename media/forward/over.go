@@ -96,7 +96,7 @@ func (o *overDownlink) Describe(at time.Time) allocate.Track { return o.f.descri
 // Decide implements downlink.Stream.
 func (o *overDownlink) Decide(t *allocate.Track, d *allocate.Decision) {
 	if o.f.video {
-		o.f.setLimit(limitOf(t, d))
+		o.f.setLimit(limitOf(t, d, o.f.oneStream()))
 	}
 }
 

@@ -106,7 +106,7 @@ func (f *Forwarder) Quality() (quality livekit.ConnectionQuality, score float32,
 		return 0, 0, false
 	}
 	path := Path{Loss: f.stats.loss, RTT: f.stats.RTT, Jitter: f.stats.Jitter, Audio: !f.video}
-	if f.video && rank(f.limit.quality) < rank(want) {
+	if f.video && f.limit.short && rank(f.limit.quality) < rank(want) {
 		path.Missing = rank(want) - rank(f.limit.quality)
 	}
 	quality, score = Score(path)

@@ -274,7 +274,7 @@ func (f *Forwarder) shortfallLocked(want livekit.VideoQuality) Shortfall {
 		return Paused
 	case f.target == nil || !f.target.live.Load():
 		return NotSent
-	case f.video && (rank(f.limit.quality) < rank(want) || f.limit.temporal != anyLayer):
+	case f.video && f.limit.short && (rank(f.limit.quality) < rank(want) || f.limit.temporal != anyLayer):
 		return Bandwidth
 	case !f.inStep || f.current != f.target:
 		if !f.video {

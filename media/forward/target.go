@@ -97,6 +97,21 @@ func (f *Forwarder) retarget(now int64) {
 	}
 }
 
+// begin takes a layer into account of which a packet is about to be forwarded.
+func (f *Forwarder) begin(l *Layer, at time.Time) {
+	f.mu.Lock()
+	f.beginning = l.index + 1
+	wanted := f.video && f.wantedLocked() != livekit.VideoQuality_OFF && l.cfg.Codec.carries(*f.codec())
+	f.mu.Unlock()
+	if wanted && !f.track.muted.Load() {
+		f.downlink.Resume(at)
+	}
+	f.mu.Lock()
+	f.retargetLocked(false)
+	f.beginning = 0
+	f.mu.Unlock()
+}
+
 // retargetLocked chooses the layer, and returns it if a keyframe of it is needed.
 // patient: the former choice had the time to take effect.
 func (f *Forwarder) retargetLocked(patient bool) *Layer {
@@ -147,7 +162,7 @@ func (f *Forwarder) allowedLocked() livekit.VideoQuality {
 // steppingDown reports whether the path cannot carry the forwarded layer, and the
 // forwarder waits for a keyframe of a lower one.
 func (f *Forwarder) steppingDown() bool {
-	return f.inStep && f.current != nil && f.current != f.target && f.limit.quality != livekit.VideoQuality_HIGH && better(f.current, f.target)
+	return f.inStep && f.current != nil && f.current != f.target && f.limit.short && f.limit.quality != livekit.VideoQuality_HIGH && better(f.current, f.target)
 }
 
 // bounds are the highest spatial and temporal layers of l to forward. While the forwarder
@@ -187,6 +202,17 @@ func (f *Forwarder) chooseAmong(layers []*Layer, want livekit.VideoQuality, live
 		}
 	}
 	return best
+}
+
+// oneStream reports whether the codec that is forwarded has one layer.
+func (f *Forwarder) oneStream() bool {
+	streams := 0
+	for _, l := range *f.track.layers.Load() {
+		if l.cfg.Codec.carries(*f.codec()) {
+			streams++
+		}
+	}
+	return streams == 1
 }
 
 // spatialBound is the highest spatial layer of l for a quality. If the stream is one of

@@ -163,9 +163,13 @@ func (t *Track) SetMuted(muted bool) {
 		return
 	}
 	t.audio.Store(0)
-	now := t.since(time.Now())
+	at := time.Now()
+	now := t.since(at)
 	t.mutedAt.Store(now)
 	t.stir(now)
+	if !muted {
+		t.reallocate(at)
+	}
 	for _, f := range *t.forwarders.Load() {
 		f.resync(now)
 	}
@@ -175,14 +179,18 @@ func (t *Track) SetMuted(muted bool) {
 func (t *Track) SetInfo(info *livekit.TrackInfo) {
 	sizes := sizesOf(info)
 	t.mu.Lock()
-	t.sizes.Store(sizes)
+	same := *t.sizes.Swap(sizes) == *sizes
 	t.extent.follow(sizes.pixels(), t.since(time.Now()))
 	t.shrunk.Store(t.extent.shrunk)
 	t.mu.Unlock()
 	t.screen.Store(info.GetSource() == livekit.TrackSource_SCREEN_SHARE)
 	t.screenSound.Store(info.GetSource() == livekit.TrackSource_SCREEN_SHARE_AUDIO)
+	at := time.Now()
+	if !same { // another layer may be the one that fits where the video is shown
+		t.reallocate(at)
+	}
 	t.retarget()
-	t.updateQualities(time.Now())
+	t.updateQualities(at)
 }
 
 // Close ends the track, its layers and its forwarders. After it no packet is written and
@@ -213,12 +221,14 @@ func (t *Track) removeLayer(gone *Layer) {
 		}
 	}
 	t.layers.Store(&layers)
-	if !slices.ContainsFunc(layers, t.isBackup) {
-		t.regressed.Store(false)
-	}
+	returns := !slices.ContainsFunc(layers, t.isBackup) && t.regressed.Swap(false)
 	t.mu.Unlock()
+	at := time.Now()
+	if returns { // the forwarders may, to the first codec
+		t.reallocate(at)
+	}
 	t.retarget()
-	t.updateQualities(time.Now())
+	t.updateQualities(at)
 }
 
 func (t *Track) removeForwarder(gone *Forwarder) {
@@ -242,14 +252,24 @@ func (t *Track) retarget() {
 	}
 }
 
-// retargetQuietly is retarget without requests for keyframes, for use when packets of the
-// new choice are about to be forwarded. They may be a keyframe; if not, the forwarder
-// requests one.
-func (t *Track) retargetQuietly() {
+// begins divides the bandwidth with a layer that is sent from now on, and lets every
+// forwarder choose again. A packet of the layer is about to be forwarded. It may be a
+// keyframe, so none is requested; if it is not, the forwarder requests one.
+func (t *Track) begins(l *Layer) {
+	at := time.Now()
 	for _, f := range *t.forwarders.Load() {
-		f.mu.Lock()
-		f.retargetLocked(false)
-		f.mu.Unlock()
+		f.begin(l, at)
+	}
+}
+
+// reallocate divides the bandwidth of all subscribers again, before the forwarders of a
+// track choose: what may be forwarded of it may have become more.
+func (t *Track) reallocate(at time.Time) {
+	if !t.video {
+		return
+	}
+	for _, f := range *t.forwarders.Load() {
+		f.downlink.Resume(at)
 	}
 }
 

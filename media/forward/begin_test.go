@@ -1,0 +1,380 @@
+package forward
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/pion/rtcp"
+	"github.com/pion/rtp"
+	"github.com/stretchr/testify/require"
+
+	"parlor/media/downlink"
+	"parlor/media/downlink/feedback"
+	record "parlor/media/downlink/sent"
+)
+
+// bottleneck is a path of a bitrate, with a queue of at most 300 ms and 20 ms each way, and
+// the receiver behind it.
+type bottleneck struct {
+	path  *downlink.Path
+	epoch time.Time
+
+	mu       sync.Mutex // guards the following
+	rate     float64    // bits/s
+	free     time.Time  // when its queue is empty
+	arrivals map[int64]time.Time
+	last     int64 // highest transport-wide number that was sent, and that was reported
+	reported int64
+	reports  uint8
+
+	queues                   []time.Duration // that packets met
+	shown                    []shown
+	next                     uint16 // number of the picture's next packet
+	shows                    bool   // nothing that the picture needs is missing
+	soundLost, sound, videos int
+}
+
+// shown is when a picture could be shown, and of which layer it is.
+type shown struct {
+	at    time.Time
+	layer byte
+}
+
+func (b *bottleneck) Write(h *rtp.Header, payload []byte, kind record.Kind) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := time.Now()
+	if b.free.Before(now) {
+		b.free = now
+	}
+	queue := b.free.Sub(now)
+	lost := queue > 300*time.Millisecond
+	b.queues = append(b.queues, queue)
+	n := int64(-1)
+	if e := h.GetExtension(3); len(e) == 2 {
+		n = b.last + int64(int16(uint16(e[0])<<8|uint16(e[1])-uint16(b.last)))
+		b.last = max(b.last, n)
+	}
+	if !lost {
+		b.free = b.free.Add(time.Duration(float64(len(payload)+40+int(h.PaddingSize)) * 8 / b.rate * 1e9))
+		if n >= 0 {
+			b.arrivals[n] = b.free.Add(20 * time.Millisecond)
+		}
+	}
+	switch {
+	case kind == record.Audio:
+		b.sound++
+		if lost {
+			b.soundLost++
+		}
+	case kind == record.Video && len(payload) > 6:
+		b.videos++
+		if payload[0]&0x10 != 0 && payload[6]&1 == 0 {
+			b.shows = true
+		} else if h.SequenceNumber != b.next {
+			b.shows = false
+		}
+		b.next = h.SequenceNumber + 1
+		if b.shows = b.shows && !lost; b.shows && h.Marker {
+			b.shown = append(b.shown, shown{b.free.Add(20 * time.Millisecond), payload[11]})
+		}
+	}
+	return nil
+}
+
+func (b *bottleneck) Flush()                        {}
+func (b *bottleneck) WriteRTCP([]rtcp.Packet) error { return nil }
+func (b *bottleneck) End()                          {}
+
+// report is the receiver's transport-wide feedback.
+func (b *bottleneck) report() {
+	b.mu.Lock()
+	now := time.Now().Add(-20 * time.Millisecond)
+	first, last := int64(-1), int64(-1)
+	for n, at := range b.arrivals {
+		if !at.After(now) && n > b.reported {
+			last = max(last, n)
+			if first < 0 || n < first {
+				first = n
+			}
+		}
+	}
+	if last < 0 {
+		b.mu.Unlock()
+		return
+	}
+	reference := int64(b.arrivals[first].Sub(b.epoch)) / int64(64*time.Millisecond)
+	r := feedback.Report{Base: uint16(b.reported + 1), Reference: uint32(reference), Count: b.reports}
+	b.reports++
+	for n := b.reported + 1; n <= last; n++ {
+		at, came := b.arrivals[n]
+		if !came || at.After(now) {
+			r.Arrivals = append(r.Arrivals, feedback.NotReceived)
+			continue
+		}
+		r.Arrivals = append(r.Arrivals, int32((int64(at.Sub(b.epoch))-reference*int64(64*time.Millisecond))/int64(250*time.Microsecond)))
+		delete(b.arrivals, n)
+	}
+	b.reported = last
+	b.mu.Unlock()
+	b.path.Feedback(r.Append(nil, 1, 2))
+}
+
+// call is a camera of three layers and a microphone, with a subscriber behind a bottleneck.
+type call struct {
+	link   *bottleneck
+	track  *Track
+	camera *Forwarder
+	layers [3]*sender
+	sends  [3]bool
+	voice  *sender
+	backup *sender    // of another codec; nil = none
+	owed   [3]float64 // bytes that a keyframe has cost more, which the frames after it save
+	keys   int
+}
+
+var callRates = [3]float64{150_000, 400_000, 1_500_000}
+
+func newCall(t *testing.T, rate float64) *call {
+	path := downlink.New(emptyTransport{})
+	path.Connected()
+	c := &call{
+		link:  &bottleneck{path: path, rate: rate, epoch: time.Now().Add(-time.Minute), arrivals: map[int64]time.Time{}},
+		sends: [3]bool{true, true, true},
+	}
+	var q, h, f *sender
+	c.track, q, h, f = simulcast(t)
+	c.layers = [3]*sender{q, h, f}
+	c.camera = c.track.AddForwarder(ForwarderConfig{
+		SubscriberSID: "PA_s", SSRC: 5000, RTXSSRC: 5001, Codec: vp8Config(), Ext: Extensions{TransportCC: 3},
+		Backup: backupConfig(), Output: c.link, Downlink: path,
+	})
+	voice := newTestTrack(t, livekit.TrackType_AUDIO, opusConfig())
+	c.voice = newSender(voice, 9, opusConfig(), "", 0)
+	voice.AddForwarder(ForwarderConfig{SubscriberSID: "PA_s", SSRC: 6000, Codec: opusConfig(), Ext: Extensions{TransportCC: 3}, Output: c.link, Downlink: path})
+	return c
+}
+
+func backupConfig() Codec {
+	return Codec{MimeType: "video/H264", ClockRate: 90000, PayloadType: 102, RTXPayloadType: 103}
+}
+
+// emptyTransport is the transport of a path whose streams have their own outputs.
+type emptyTransport struct{}
+
+func (emptyTransport) Flush()                        {}
+func (emptyTransport) WriteRTCP([]rtcp.Packet) error { return nil }
+
+// run lets the call go on.
+func (c *call) run(length time.Duration) {
+	end := time.Now().Add(length)
+	sound, picture, report := time.Now(), time.Now(), time.Now()
+	for ; time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		now := time.Now()
+		if !now.Before(sound) {
+			c.voice.layer.WriteRTP(c.voice.packet(false, make([]byte, 60)), now)
+			c.voice.ts += 960
+			sound = sound.Add(20 * time.Millisecond)
+		}
+		if !now.Before(picture) {
+			picture = picture.Add(frame)
+			c.picture(now)
+		}
+		if !now.Before(report) {
+			c.link.report()
+			report = report.Add(60 * time.Millisecond)
+		}
+	}
+	synctest.Wait()
+}
+
+// picture sends a frame of each layer.
+func (c *call) picture(now time.Time) {
+	if s := c.backup; s != nil {
+		s.layer.WriteRTP(s.packet(true, append([]byte{0x65}, make([]byte, 300)...)), now) // IDR
+		s.ts += 3000
+	}
+	for i, s := range c.layers {
+		key := count[*rtcp.PictureLossIndication](s.rtcp.take()) > 0
+		if !c.sends[i] || c.track.muted.Load() {
+			continue
+		}
+		mean := callRates[i] / 8 * frame.Seconds()
+		size := mean - min(c.owed[i], 0.3*mean)
+		c.owed[i] -= mean - size
+		if key {
+			c.keys++
+			s.key++
+			size = 8 * mean
+			c.owed[i] += 7 * mean
+		}
+		s.tl0++
+		packets := int(size)/1000 + 1
+		for k := range packets {
+			payload := s.vp8Payload(k == 0, key, 0, int(size)/packets)
+			payload[11] = byte(i)
+			s.layer.WriteRTP(s.packet(k == packets-1, payload), now)
+		}
+		s.pic++
+		s.ts += 3000
+	}
+}
+
+// outcome is what a subscriber saw.
+type outcome struct {
+	queue     time.Duration // which 95 of 100 packets did not exceed
+	deepest   time.Duration
+	frozen    time.Duration // in pauses of more than 150 ms
+	first     time.Duration // until the first picture
+	highest   byte          // layer of the last picture
+	since     time.Duration // until it came for good
+	changes   int           // of layer
+	soundLost int
+	keys      int
+	overdue   uint64
+}
+
+func (o outcome) String() string {
+	ms := func(d time.Duration) time.Duration { return d.Round(time.Millisecond) }
+	return fmt.Sprintf("queue p95 %v, deepest %v, frozen %v, first picture %v, layer %d after %v, changes %d, sound lost %d, keyframes %d, overdue %d",
+		ms(o.queue), ms(o.deepest), ms(o.frozen), ms(o.first), o.highest, ms(o.since), o.changes, o.soundLost, o.keys, o.overdue)
+}
+
+// watch lets the call go on, and says what the subscriber saw.
+func (c *call) watch(length time.Duration) (o outcome) {
+	l := c.link
+	l.mu.Lock()
+	l.queues, l.shown, l.soundLost = nil, nil, 0
+	l.mu.Unlock()
+	c.keys = 0
+	begin, overdue := time.Now(), c.camera.Stats().Overdue
+	c.run(length)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	slices.Sort(l.queues)
+	o.queue, o.deepest = l.queues[len(l.queues)*95/100], l.queues[len(l.queues)-1]
+	o.soundLost, o.keys, o.overdue = l.soundLost, c.keys, c.camera.Stats().Overdue-overdue
+	for i, p := range l.shown {
+		if i > 0 && p.layer != l.shown[i-1].layer {
+			o.changes++
+		}
+		if i == 0 || p.layer != l.shown[i-1].layer {
+			o.highest, o.since = p.layer, p.at.Sub(begin)
+		}
+		next := time.Now()
+		if i+1 < len(l.shown) {
+			next = l.shown[i+1].at
+		}
+		if gap := next.Sub(p.at); gap > 150*time.Millisecond {
+			o.frozen += gap
+		}
+	}
+	if len(l.shown) > 0 {
+		o.first = l.shown[0].at.Sub(begin)
+	}
+	return o
+}
+
+// ways are those in which a video, or more of it, begins again.
+var ways = []struct {
+	name          string
+	picture       bool // one stays meanwhile
+	rests, begins func(c *call)
+}{
+	{"unmuted", false, func(c *call) { c.track.SetMuted(true) }, func(c *call) { c.track.SetMuted(false) }},
+	{"sent again", true, func(c *call) { c.sends[2] = false }, func(c *call) { c.sends[2] = true }},
+	{"shown again", false, func(c *call) { c.camera.SetSettings(Settings{Disabled: true}) }, func(c *call) {
+		c.camera.SetSettings(Settings{Quality: livekit.VideoQuality_HIGH})
+	}},
+	{"shown larger", true, func(c *call) { c.camera.SetSettings(Settings{Width: 320, Height: 180}) }, func(c *call) {
+		c.camera.SetSettings(Settings{Width: 1280, Height: 720})
+	}},
+	{"of the first codec again", false, func(c *call) {
+		c.track.cfg.RegressBelow = 10
+		c.backup = newSender(c.track, 7, backupConfig(), "", livekit.VideoQuality_LOW)
+	}, func(c *call) {
+		c.backup.layer.Close()
+		c.backup = nil
+	}},
+	{"of another size", true, func(c *call) {
+		c.camera.SetSettings(Settings{Width: 640, Height: 360})
+		c.track.SetInfo(cameraInfo(2))
+	}, func(c *call) { c.track.SetInfo(cameraInfo(1)) }},
+}
+
+// cameraInfo is of a camera with layers of some times the size.
+func cameraInfo(times uint32) *livekit.TrackInfo {
+	info := &livekit.TrackInfo{}
+	for q := range uint32(3) {
+		info.Layers = append(info.Layers, &livekit.VideoLayer{
+			Quality: livekit.VideoQuality(q), Width: 160 << q * times, Height: 90 << q * times,
+		})
+	}
+	return info
+}
+
+// A video that begins again on a narrow path begins with the layer that fits beside the
+// sound: no queue, no picture that freezes, no keyframe in vain.
+func TestWhatBeginsAgainFits(t *testing.T) {
+	for _, way := range ways {
+		for _, path := range []struct {
+			rate  float64
+			layer byte
+		}{{300_000, 0}, {600_000, 1}} {
+			t.Run(fmt.Sprintf("%s, %.0f kbit/s", way.name, path.rate/1000), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					c := newCall(t, path.rate)
+					c.run(8 * time.Second)
+					way.rests(c)
+					c.run(12 * time.Second)
+					way.begins(c)
+					o := c.watch(3 * time.Second)
+					t.Log(o)
+					require.Zero(t, o.soundLost)
+					require.Zero(t, o.overdue)
+					require.Less(t, o.deepest, 130*time.Millisecond)
+					require.Less(t, o.frozen, 250*time.Millisecond, "a keyframe takes as long")
+					require.Less(t, o.first, 250*time.Millisecond)
+					require.Equal(t, path.layer, o.highest)
+					require.LessOrEqual(t, o.keys, 1)
+					require.LessOrEqual(t, o.changes, 1)
+					if !way.picture {
+						require.Zero(t, o.changes)
+					}
+				})
+			})
+		}
+	}
+}
+
+// Where there was room for the highest layer, a video that begins again begins with it, by
+// one keyframe. If there is a lower picture meanwhile, a probe may come first.
+func TestWhatBeginsAgainIsTheHighestWhereThereIsRoom(t *testing.T) {
+	for _, way := range ways {
+		t.Run(way.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCall(t, 20_000_000)
+				c.run(15 * time.Second)
+				way.rests(c)
+				c.run(15 * time.Second)
+				way.begins(c)
+				o := c.watch(3 * time.Second)
+				t.Log(o)
+				require.EqualValues(t, 2, o.highest)
+				require.Equal(t, 1, o.keys)
+				if way.picture {
+					require.Equal(t, 1, o.changes)
+					require.Less(t, o.since, 250*time.Millisecond)
+				} else {
+					require.Zero(t, o.changes)
+					require.Less(t, o.since, 60*time.Millisecond)
+				}
+			})
+		})
+	}
+}
