@@ -144,7 +144,11 @@ type slowTCP struct {
 // smallBuffers keeps the kernel's buffers of received data small.
 func smallBuffers() *net.Dialer {
 	return &net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
-		return c.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 8<<10) })
+		var set error
+		if err := c.Control(func(fd uintptr) { set = setReceiveBuffer(fd, 8<<10) }); err != nil {
+			return err
+		}
+		return set
 	}}
 }
 

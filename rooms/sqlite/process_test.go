@@ -1,3 +1,5 @@
+//go:build unix
+
 package sqlite
 
 import (
@@ -12,7 +14,6 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -256,27 +257,6 @@ func TestPrepare(t *testing.T) {
 	defer func() { require.NoError(t, s.Close(context.Background())) }()
 	_, err = s.FindOpen(t.Context(), "lobby")
 	require.NoError(t, err)
-}
-
-// unprivileged runs f as a user without write permission for root's files, if the test
-// runs as root, because permissions do not restrict root.
-func unprivileged(t *testing.T, f func()) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		f()
-		return
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		if err := unix.Setfsuid(65534); err != nil {
-			t.Error(err)
-			return
-		}
-		f()
-	}()
-	<-done
 }
 
 func TestReadOnly(t *testing.T) {

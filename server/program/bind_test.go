@@ -16,8 +16,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-
-	"parlor/server/freeport"
 )
 
 // bound is a receiving socket of a process.
@@ -74,13 +72,6 @@ func kernelAddr(t *testing.T, text string) netip.AddrPort {
 	number, err := strconv.ParseUint(port, 16, 16)
 	require.NoError(t, err)
 	return netip.AddrPortFrom(addr, uint16(number))
-}
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	port, err := freeport.Next()
-	require.NoError(t, err)
-	return port
 }
 
 // TestEverySocketObeysTheBindingRule: bind_addresses applies to every socket of the

@@ -21,7 +21,15 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"parlor/rooms/replica/s3test"
+	"parlor/server/freeport"
 )
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	port, err := freeport.Next()
+	require.NoError(t, err)
+	return port
+}
 
 // s3Server is started by the first test that needs it, and stopped by TestMain.
 var s3Server s3test.Server
