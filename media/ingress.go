@@ -322,7 +322,7 @@ func (in *ingress) note(h *rtp.Header, size int, now time.Time) {
 	if facts == nil {
 		return
 	}
-	if facts.twcc == nil {
+	if facts.twcc == nil || facts.ext.TransportCC == 0 { // it may be there for sound alone
 		if facts.remb != nil {
 			facts.remb.Record(forward.Received{SendTime: h.GetExtension(facts.ext.AbsSendTime), Size: size}, now)
 		}

@@ -215,3 +215,49 @@ func TestOnlyWhatIsOfferedIsTold(t *testing.T) {
 		require.Equal(t, both, ctx.extensions.TransportCC != 0)
 	}
 }
+
+// A publisher with one peer connection whose sound has transport-wide numbers is told of its
+// pictures by REMB, if it takes nothing else for them.
+func TestREMBBesideNumberedSound(t *testing.T) {
+	for _, sound := range []bool{false, true} {
+		t.Run(map[bool]string{false: "sound without numbers", true: "sound with numbers"}[sound], func(t *testing.T) {
+			e := newTestEngine(t, nil)
+			relay, reroute := behindRelay(t, e)
+			c := newClient(t, e, clientConfig{
+				sid: "PA_a", single: true,
+				interceptors: func(m *webrtc.MediaEngine, _ *interceptor.Registry) error {
+					if sound {
+						if err := m.RegisterHeaderExtension(webrtc.RTPHeaderExtensionCapability{URI: uriTransportCC}, webrtc.RTPCodecTypeAudio); err != nil {
+							return err
+						}
+					}
+					return m.RegisterHeaderExtension(webrtc.RTPHeaderExtensionCapability{URI: uriAbsSendTime}, webrtc.RTPCodecTypeVideo)
+				},
+			})
+			c.reroute = reroute
+			c.reword = func(offer string) string {
+				var kept strings.Builder
+				video := false
+				for line := range strings.Lines(offer) {
+					if strings.HasPrefix(line, "m=") {
+						video = strings.HasPrefix(line, "m=video")
+					}
+					if !video || !strings.Contains(line, uriTransportCC) {
+						kept.WriteString(line)
+					}
+				}
+				return kept.String()
+			}
+			c.join()
+			relay.SetUp(emulator.Conditions{Rate: 20e6, Queue: 300 * time.Millisecond, Delay: 20 * time.Millisecond})
+			relay.SetDown(emulator.Conditions{Delay: 20 * time.Millisecond})
+			pump(t, c.publish("TR_a", opus, nil))
+			c.published("TR_a")
+			u := c.publishEstimated("TR_v")
+			u.wants.Store(1.2e6)
+			require.Zero(t, u.ctx.extensions.TransportCC)
+			require.Contains(t, c.pub.RemoteDescription().SDP, "goog-remb")
+			require.Eventually(t, func() bool { return u.reports.Load() > 5 }, patience, 20*time.Millisecond)
+		})
+	}
+}

@@ -325,6 +325,9 @@ func (s *subscription) Bind(ctx webrtc.TrackLocalContext) (webrtc.RTPCodecParame
 		CanPause:        s.p.cfg.AllowPause,
 		Downlink:        t.down,
 	}
+	if s.kind == webrtc.RTPCodecTypeAudio && !reportsSound(codec, all) {
+		cfg.Ext.TransportCC = 0 // the client would be taken for one that loses all sound
+	}
 	if s.ask.SyncStreams && s.p.isFirefox() {
 		// Firefox delays a stream's sound and picture apart from each other.
 		cfg.Ext.PlayoutDelay = 0
@@ -346,6 +349,14 @@ func (s *subscription) Bind(ctx webrtc.TrackLocalContext) (webrtc.RTPCodecParame
 		})
 	})
 	return codec, nil
+}
+
+// reportsSound reports whether the client tells of the transport-wide numbers of sound in a codec.
+// For RED that is said of the Opus in it.
+func reportsSound(codec webrtc.RTPCodecParameters, negotiated []webrtc.RTPCodecParameters) bool {
+	return slices.ContainsFunc(negotiated, func(c webrtc.RTPCodecParameters) bool {
+		return interchangeable(c.MimeType, codec.MimeType) && hasFeedback(c, "transport-cc", "")
+	})
 }
 
 // backup is the codec in which the client can also receive the track, if it gets the

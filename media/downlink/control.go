@@ -302,7 +302,7 @@ func (c *Control[T]) usable() float64 {
 // division takes the estimate at its word, even if little has been sent lately: a path that
 // carried the streams before most likely carries them now, and to climb up by probes would
 // cost a keyframe for each step.
-func (c *Control[T]) Resume(now int64) { c.resumedAt = now }
+func (c *Control[T]) Resume(now int64) { c.resumedAt = max(c.resumedAt, now) }
 
 // Overdue notes that the path itself, such as a TCP connection, dropped a packet after it
 // had waited for that long. broken: later packets of the stream depend on it.

@@ -378,3 +378,58 @@ func TestWhatBeginsAgainIsTheHighestWhereThereIsRoom(t *testing.T) {
 		})
 	}
 }
+
+// A queue that others make on a path, while nothing but sound is sent on it, says nothing of what
+// it carries: the camera comes back as it was.
+func TestAQueueBesideSoundAloneLowersNothing(t *testing.T) {
+	for _, length := range []time.Duration{200 * time.Millisecond, time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCall(t, 20_000_000)
+			c.run(15 * time.Second)
+			c.track.SetMuted(true)
+			c.run(12 * time.Second)
+			var others sync.WaitGroup
+			others.Go(func() {
+				for end := time.Now().Add(length); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
+					c.link.mu.Lock()
+					if to := time.Now().Add(150 * time.Millisecond); c.link.free.Before(to) {
+						c.link.free = to
+					}
+					c.link.mu.Unlock()
+				}
+			})
+			c.run(length + 8*time.Second)
+			others.Wait()
+			c.track.SetMuted(false)
+			o := c.watch(5 * time.Second)
+			require.EqualValues(t, 2, o.highest, "%v", o)
+			require.Less(t, o.since, 200*time.Millisecond, "%v", o)
+			require.Zero(t, o.frozen, "%v", o)
+		})
+	}
+}
+
+// A subscriber that asks for a keyframe each second makes the layer dear. It is not taken by
+// others who have no room for that, and breaks no picture of theirs.
+func TestKeyFramesThatAnotherAsksForBreakNoPicture(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCall(t, 1_400_000)
+		other := c.track.AddForwarder(ForwarderConfig{
+			SubscriberSID: "PA_o", SSRC: 7000, RTXSSRC: 7001, Codec: vp8Config(),
+			Output: writes(func(*rtp.Header, []byte) error { return nil }),
+		})
+		c.run(10 * time.Second)
+		var asking sync.WaitGroup
+		asking.Go(func() {
+			for range 60 {
+				other.HandleRTCP([]rtcp.Packet{&rtcp.PictureLossIndication{MediaSSRC: 7000}})
+				time.Sleep(time.Second)
+			}
+		})
+		c.run(10 * time.Second)
+		o := c.watch(40 * time.Second)
+		require.Less(t, o.frozen, time.Second, "%v", o)
+		require.Less(t, o.overdue, uint64(20), "%v", o)
+		asking.Wait()
+	})
+}

@@ -201,9 +201,10 @@ func (f *Forwarder) SetSettings(s Settings) {
 	f.mu.Lock()
 	hidden := f.wantedLocked() == livekit.VideoQuality_OFF
 	f.settings = s
+	shown := f.video && hidden && f.wantedLocked() != livekit.VideoQuality_OFF
 	f.mu.Unlock()
 	now := time.Now()
-	if hidden {
+	if shown {
 		f.downlink.Resume(now)
 	} else { // a probe shows whether there is room for more, while there is a picture
 		f.downlink.Reallocate(now)

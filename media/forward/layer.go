@@ -58,8 +58,10 @@ type Layer struct {
 	burst    []*packet.Packet
 	gap      int64 // smoothed time between packets of a frame, ns
 	previous int64 // arrival of the former packet
-	nacks    []uint16
-	level    *audiolevel.Level // audio
+	// beginsPaid is until when its beginnings have used up what they may divide, see begins.
+	beginsPaid int64
+	nacks      []uint16
+	level      *audiolevel.Level // audio
 
 	mu         sync.Mutex // guards the following: reception
 	ssrc       uint32
@@ -165,7 +167,7 @@ func (l *Layer) Flush() {
 }
 
 func (l *Layer) recordArrival(p *packet.Packet, arrival time.Time) {
-	if l.cfg.TWCC == nil {
+	if l.cfg.TWCC == nil || l.cfg.Ext.TransportCC == 0 { // it may be there for sound alone
 		if l.cfg.REMB != nil {
 			l.cfg.REMB.Record(Received{
 				SSRC: p.SSRC, Timestamp: p.Timestamp, ClockRate: l.cfg.Codec.ClockRate,
@@ -258,7 +260,7 @@ func (l *Layer) receiveLocked(p *packet.Packet) bool {
 		l.inspectAgain(p.Ext)
 	}
 	l.stream.Count(p.Timestamp, p.Arrival, !p.Late)
-	l.rates.add(p, p.Arrival-l.track.keyAsked.Load() < keyAnswered)
+	l.rates.add(p, l.track.keyAsked.Load())
 	if p.Late {
 		l.counters.late.Add(1)
 	}

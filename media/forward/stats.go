@@ -91,10 +91,14 @@ type rateMeter struct {
 	parts [allocate.Spatials][allocate.Temporals]part
 	key   uint32 // timestamp of the last keyframe that was asked for
 	keyed bool   // there was one
+	keyAt int64  // when it came
+	// excess is what such keyframes cost beyond that, in bits/s over the last seconds.
+	excess [allocate.Spatials][allocate.Temporals]float64
 	// costs are those of the last three seconds in the middle: a second with a keyframe costs
 	// more than the layer, which would be left for it, and taken again for another keyframe.
 	// A keyframe that was asked for counts as one frame of the others: it comes because of
-	// what subscribers do, and several may come in a row.
+	// what subscribers do, and several may come in a row. Where they go on coming, they become a
+	// part of what the layer costs.
 	costs  costs
 	former [3]costs // of the last seconds, the newest first
 }
@@ -120,8 +124,8 @@ type costs struct {
 	fps      [allocate.Spatials][allocate.Temporals]float64
 }
 
-// add counts a packet. asked: a keyframe was asked for lately.
-func (r *rateMeter) add(p *packet.Packet, asked bool) {
+// add counts a packet. asked is when a keyframe was asked for last.
+func (r *rateMeter) add(p *packet.Packet, asked int64) {
 	if r.packets == 0 || !p.Late && p.Timestamp != r.timestamp {
 		r.frames++
 		r.timestamp = p.Timestamp
@@ -130,8 +134,8 @@ func (r *rateMeter) add(p *packet.Packet, asked bool) {
 	r.bytes += uint64(p.Size)
 	part := &r.parts[min(p.Frame.Spatial, allocate.Spatials-1)][min(p.Frame.Temporal, allocate.Temporals-1)]
 	part.bytes += uint64(p.Size)
-	if asked && p.Frame.Key && p.Frame.Start {
-		r.key, r.keyed = p.Timestamp, true
+	if p.Frame.Key && p.Frame.Start && p.Arrival-asked < keyAnswered && (!r.keyed || asked > r.keyAt) {
+		r.key, r.keyed, r.keyAt = p.Timestamp, true, p.Arrival // one request excuses one keyframe
 	}
 	key := r.keyed && p.Timestamp == r.key
 	if key {
@@ -153,6 +157,7 @@ func (r *rateMeter) measure(seconds float64) {
 	r.former[2], r.former[1] = r.former[1], r.former[0]
 	r.former[0] = costs{measured: true}
 	c := &r.former[0]
+	var all [allocate.Spatials][allocate.Temporals]float64
 	for s := range r.parts {
 		for t := range r.parts[s] {
 			if r.parts[s][t].bytes == 0 {
@@ -161,6 +166,7 @@ func (r *rateMeter) measure(seconds float64) {
 			for below := range s + 1 {
 				for slower := range t + 1 {
 					c.bitrates[s][t] += r.parts[below][slower].usual() * 8 / seconds
+					all[s][t] += float64(r.parts[below][slower].bytes) * 8 / seconds
 				}
 			}
 			for slower := range t + 1 {
@@ -177,9 +183,18 @@ func (r *rateMeter) measure(seconds float64) {
 				slices.Sort(last)
 				r.costs.bitrates[s][t] = last[1]
 			}
+			if c.bitrates[s][t] == 0 {
+				continue
+			}
+			excess := &r.excess[s][t]
+			*excess += (max(all[s][t]-c.bitrates[s][t], 0) - *excess) / excessSeconds
+			r.costs.bitrates[s][t] += *excess
 		}
 	}
 }
+
+// excessSeconds is over how many seconds the excess of keyframes is smoothed.
+const excessSeconds = 8
 
 // frameInterval is the time between frames, in ns, in the last second with frames; 0 if
 // unknown.

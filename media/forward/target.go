@@ -98,12 +98,13 @@ func (f *Forwarder) retarget(now int64) {
 }
 
 // begin takes a layer into account of which a packet is about to be forwarded.
-func (f *Forwarder) begin(l *Layer, at time.Time) {
+// divides: the bandwidth is divided with it.
+func (f *Forwarder) begin(l *Layer, at time.Time, divides bool) {
 	f.mu.Lock()
 	f.beginning = l.index + 1
 	wanted := f.video && f.wantedLocked() != livekit.VideoQuality_OFF && l.cfg.Codec.carries(*f.codec())
 	f.mu.Unlock()
-	if wanted && !f.track.muted.Load() {
+	if divides && wanted && !f.track.muted.Load() {
 		f.downlink.Resume(at)
 	}
 	f.mu.Lock()

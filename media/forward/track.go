@@ -252,13 +252,27 @@ func (t *Track) retarget() {
 	}
 }
 
+// beginsEvery is how often the beginning of a layer divides the bandwidth of all its subscribers,
+// beyond the first beginsCredit times.
+const (
+	beginsEvery  = int64(500 * time.Millisecond)
+	beginsCredit = 8
+)
+
 // begins divides the bandwidth with a layer that is sent from now on, and lets every
 // forwarder choose again. A packet of the layer is about to be forwarded. It may be a
 // keyframe, so none is requested; if it is not, the forwarder requests one.
 func (t *Track) begins(l *Layer) {
 	at := time.Now()
+	now := t.since(at)
+	// A publisher may end and begin a layer with each packet. What a division did not count gets
+	// no bandwidth until the next one.
+	divides := l.beginsPaid-now <= beginsCredit*beginsEvery
+	if divides {
+		l.beginsPaid = max(l.beginsPaid, now) + beginsEvery
+	}
 	for _, f := range *t.forwarders.Load() {
-		f.begin(l, at)
+		f.begin(l, at, divides)
 	}
 }
 

@@ -562,21 +562,26 @@ func TestSpatialLayersThatTheUplinkDropsAreMissing(t *testing.T) {
 	}
 }
 
-// A keyframe that was asked for costs what another frame costs, however many come in a row: they
-// come because subscribers change their layers. Those that come by themselves are a part of
-// the stream.
+// A keyframe that was asked for costs what another frame costs, also if some come in a row: they
+// come because subscribers change their layers. Those that come by themselves, or that somebody
+// asks for again and again, are a part of what the layer costs.
 func TestKeyFramesThatWereAskedForAreNotWhatALayerCosts(t *testing.T) {
-	cost := func(asked bool, keys int) float64 {
+	cost := func(frames int, key, asks func(n int) bool) float64 {
 		var r rateMeter
-		for n := range 90 {
-			p := &packet.Packet{Timestamp: uint32(n) * 3000, Size: 100, Frame: packet.Frame{Start: true}}
+		asked := -int64(time.Minute)
+		for n := range frames {
+			at := int64(n) * int64(time.Second) / 30
+			p := &packet.Packet{Timestamp: uint32(n) * 3000, Size: 100, Arrival: at, Frame: packet.Frame{Start: true}}
+			if asks(n) {
+				asked = at
+			}
 			parts := 1
-			if keys > 0 && n%(90/keys) == 0 {
+			if key(n) {
 				p.Frame.Key, parts = true, 12
 			}
 			for range parts {
 				r.add(p, asked)
-				p = &packet.Packet{Timestamp: p.Timestamp, Size: 100}
+				p = &packet.Packet{Timestamp: p.Timestamp, Size: 100, Arrival: at}
 			}
 			if n%30 == 29 {
 				r.measure(1)
@@ -585,7 +590,13 @@ func TestKeyFramesThatWereAskedForAreNotWhatALayerCosts(t *testing.T) {
 		}
 		return r.costs.bitrates[0][0] / 8
 	}
-	require.EqualValues(t, 3000, cost(true, 0))
-	require.EqualValues(t, 3000, cost(true, 3))
-	require.EqualValues(t, 4100, cost(false, 3))
+	never := func(int) bool { return false }
+	each := func(n int) bool { return n%30 == 15 }
+	before := func(n int) bool { return n%30 == 13 }
+	require.EqualValues(t, 3000, cost(90, never, never))
+	require.InDelta(t, 3000, cost(90, each, before), 400)
+	require.EqualValues(t, 4100, cost(90, each, never))
+	require.EqualValues(t, 4100, cost(600, each, never))
+	require.Greater(t, cost(600, each, before), 3900.0, "again and again")
+	require.Greater(t, cost(90, func(n int) bool { return n%3 == 0 }, before), 12000.0, "one request excuses one keyframe")
 }

@@ -81,6 +81,10 @@ type SendSide struct {
 	proven       float64
 	provenAt     int64
 	feedbackAt   int64
+	// soundAlone: nothing but sound is sent, for longer than noFeedback. pictureAt is when the last
+	// other packet was sent; 0 = there was none.
+	soundAlone bool
+	pictureAt  int64
 }
 
 // NewSendSide makes an estimator that assumes start, in bits/s, until it has
@@ -118,6 +122,9 @@ func (e *SendSide) Feedback(now int64, results []sent.Result, inFlight int, olde
 	for i := range results {
 		r := &results[i]
 		latest = max(latest, r.Sent)
+		if r.Kind != sent.Audio {
+			e.pictureAt = max(e.pictureAt, r.Sent)
+		}
 		if r.Revised {
 			e.losses.revise()
 		} else {
@@ -138,6 +145,7 @@ func (e *SendSide) Feedback(now int64, results []sent.Result, inFlight int, olde
 	} else {
 		e.wayBack += (way - e.wayBack) / 64
 	}
+	e.soundAlone = e.pictureAt != 0 && latest-e.pictureAt > noFeedback
 	e.feedbackAt = now
 	e.overdue(now, oldest)
 	if v, ok := e.acked.over(rateWindow); ok {
@@ -301,6 +309,9 @@ func (e *SendSide) cut(now, waiting int64) {
 	if e.draining && now-e.cutAt < int64(e.response())+waiting/2 {
 		e.follow(waiting)
 		return
+	}
+	if e.soundAlone && !e.draining {
+		return // what arrives is no measure of the path, and nothing is there that could be less
 	}
 	arriving := e.acknowledged
 	if v, ok := e.busy(); ok && waiting > holdQueue {
