@@ -21,6 +21,10 @@ type Path struct {
 	Audio   bool
 }
 
+// missingWeight is what a missing quality subtracts from a rating of 100. One is GOOD, and two are
+// POOR on the best of paths too.
+const missingWeight = 35
+
 // Score rates a path in the manner of the E-model (ITU-T G.107): delay and loss are
 // subtracted from the best score, 5; 0 is the worst.
 func Score(p Path) (quality livekit.ConnectionQuality, score float32) {
@@ -36,7 +40,7 @@ func Score(p Path) (quality livekit.ConnectionQuality, score float32) {
 		weight = 30
 	}
 	loss := min(max(p.Loss, 0), 1)
-	r := 100 - impairment - weight*math.Log1p(15*loss) - 30*float64(max(p.Missing, 0))
+	r := 100 - impairment - weight*math.Log1p(15*loss) - missingWeight*float64(max(p.Missing, 0))
 	r = min(max(r, 0), 100)
 	switch {
 	case r >= 80:

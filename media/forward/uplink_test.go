@@ -40,7 +40,7 @@ func TestAPublisherWithANarrowUplinkIsToldSo(t *testing.T) {
 
 		run(8*time.Second, q)
 		quality, two, _ := judged(q)
-		require.Equal(t, livekit.ConnectionQuality_GOOD, quality)
+		require.Equal(t, livekit.ConnectionQuality_POOR, quality)
 		require.Less(t, two, one, "two layers are missing")
 
 		time.Sleep(8 * time.Second)
@@ -89,7 +89,7 @@ func TestLayersThatNobodyWantsAreNotMissing(t *testing.T) {
 		require.Equal(t, livekit.ConnectionQuality_EXCELLENT, quality, "they have just been asked for")
 		run(8*time.Second, q)
 		quality, _, _ = q.layer.Quality()
-		require.Equal(t, livekit.ConnectionQuality_GOOD, quality)
+		require.Equal(t, livekit.ConnectionQuality_POOR, quality)
 	})
 }
 
