@@ -87,6 +87,7 @@ type Layer struct {
 	counted    Traffic // the counts that are in the totals
 	captured   captureTime
 	pictures   extent // of keyframes
+	rests      bool   // sound that its publisher does not send all the time
 }
 
 func newLayer(t *Track, cfg LayerConfig, index uint8) *Layer {
@@ -230,6 +231,7 @@ func (l *Layer) receiveLocked(p *packet.Packet) bool {
 	case reception.Restart:
 		l.restart()
 	case reception.Next:
+		l.noteRest(p, ext == previous+1)
 		if l.missing != nil {
 			l.missing.Advance(previous, ext, p.Arrival)
 		}

@@ -42,6 +42,7 @@ type Track struct {
 	keyAsked    atomic.Int64 // when a keyframe of a layer was asked for last
 	mutedAt     atomic.Int64 // when that changed last
 	shrunk      atomic.Int64 // when the announced size became smaller; 0: it is as large as ever
+	grown       atomic.Int64 // when it became as large as ever again; 0: it has not been smaller
 	// regressed: subscribers that can receive a backup codec get it. It is set under mu.
 	regressed atomic.Bool
 	audio     atomic.Uint32 // bits of the smoothed level as a float32; 0 = not speaking
@@ -182,6 +183,7 @@ func (t *Track) SetInfo(info *livekit.TrackInfo) {
 	same := *t.sizes.Swap(sizes) == *sizes
 	t.extent.follow(sizes.pixels(), t.since(time.Now()))
 	t.shrunk.Store(t.extent.shrunk)
+	t.grown.Store(t.extent.grown)
 	t.mu.Unlock()
 	t.screen.Store(info.GetSource() == livekit.TrackSource_SCREEN_SHARE)
 	t.screenSound.Store(info.GetSource() == livekit.TrackSource_SCREEN_SHARE_AUDIO)

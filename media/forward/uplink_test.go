@@ -93,6 +93,61 @@ func TestLayersThatNobodyWantsAreNotMissing(t *testing.T) {
 	})
 }
 
+// A publisher's estimate of the bandwidth grows slowly when it begins again, so its higher
+// layers come later than the lowest.
+func TestLayersThatBeginAgainHaveTime(t *testing.T) {
+	type camera struct {
+		*Track
+		q, h, f *sender
+		r       *receiver
+	}
+	for name, begin := range map[string]func(c *camera){
+		"unmuted": func(c *camera) {
+			c.SetMuted(true)
+			time.Sleep(time.Minute)
+			c.SetMuted(false)
+		},
+		"asked for again": func(c *camera) {
+			c.r.f.SetSettings(Settings{Quality: livekit.VideoQuality_LOW})
+			run(10*time.Second, c.q)
+			c.r.f.SetSettings(Settings{Quality: livekit.VideoQuality_HIGH})
+		},
+		"as large as before": func(c *camera) {
+			c.q.keyOf(80, 45)
+			run(time.Minute, c.q)
+			c.q.keyOf(320, 180)
+		},
+		"announced to be as large as before": func(c *camera) {
+			c.SetInfo(&livekit.TrackInfo{Width: 640, Height: 360})
+			run(time.Minute, c.q)
+			c.SetInfo(&livekit.TrackInfo{Width: 1280, Height: 720})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				track, q, h, f := simulcast(t)
+				track.cfg.OnQualities = func([]Wanted) {}
+				track.SetInfo(&livekit.TrackInfo{Width: 1280, Height: 720})
+				c := &camera{track, q, h, f, newReceiver(track, vp8Config(), nil)}
+				q.keyOf(320, 180)
+				h.keyOf(640, 360)
+				f.keyOf(1280, 720)
+				run(10*time.Second, q, h, f)
+				begin(c)
+				for range 7 {
+					run(time.Second, q)
+					quality, _, ok := q.layer.Quality()
+					require.True(t, ok)
+					require.Equal(t, livekit.ConnectionQuality_EXCELLENT, quality)
+				}
+				run(2*time.Second, q)
+				quality, _, _ := q.layer.Quality()
+				require.Equal(t, livekit.ConnectionQuality_POOR, quality)
+			})
+		})
+	}
+}
+
 // Demand that keeps changing hides no uplink that is dead: the publisher has time for what it
 // is newly asked for, and not for what it is asked for all along.
 func TestChangingDemandHidesNoDeadUplink(t *testing.T) {
@@ -417,7 +472,9 @@ func TestSoundThatDiesIsPoor(t *testing.T) {
 				is(livekit.ConnectionQuality_EXCELLENT)
 				speak(20*time.Second, 400*time.Millisecond)
 				is(livekit.ConnectionQuality_EXCELLENT)
-				time.Sleep(4 * time.Second)
+				time.Sleep(7 * time.Second)
+				unjudged("clients say after 5 s that a source has paused")
+				time.Sleep(time.Second)
 				is(livekit.ConnectionQuality_POOR)
 				time.Sleep(time.Minute)
 				is(livekit.ConnectionQuality_POOR)
@@ -443,6 +500,65 @@ func TestSoundThatDiesIsPoor(t *testing.T) {
 				unjudged("a shared screen may rest")
 			})
 		})
+	}
+}
+
+// Sound that is sent only while somebody speaks is not dead in between. A gap in its numbers
+// tells that an uplink was dead, and what its publisher announces tells nothing.
+func TestSoundThatRestsIsNotDead(t *testing.T) {
+	for name, test := range map[string]struct {
+		rest func(s *sender)
+		poor bool
+	}{
+		"rest":    {func(*sender) { time.Sleep(4 * time.Second) }, false},
+		"lost":    {func(s *sender) { time.Sleep(4 * time.Second); s.seq++ }, true},
+		"no rest": {func(*sender) { time.Sleep(2 * time.Second) }, true},
+		"late":    {func(s *sender) { s.mutes(true) }, true},
+		"unmuted": {func(s *sender) { s.mutes(false) }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				track := newTestTrack(t, livekit.TrackType_AUDIO, opusConfig())
+				track.cfg.OnQualities = func([]Wanted) {}
+				s := newSender(track, 1, opusConfig(), "", livekit.VideoQuality_HIGH)
+				speak := func() {
+					for range 100 {
+						s.at = time.Now()
+						s.voice([]byte("sound"))
+						time.Sleep(20 * time.Millisecond)
+					}
+				}
+				for range 5 {
+					speak()
+				}
+				test.rest(s)
+				speak()
+				track.SetMuted(false)
+				for range 5 {
+					speak()
+				}
+				time.Sleep(20 * time.Second)
+				quality, _, ok := s.layer.Quality()
+				require.Equal(t, test.poor, ok)
+				if ok {
+					require.Equal(t, livekit.ConnectionQuality_POOR, quality)
+				}
+			})
+		})
+	}
+}
+
+// mutes lets the track be muted while its sender rests; late: the sound is later than what is
+// said of it.
+func (s *sender) mutes(late bool) {
+	s.layer.track.SetMuted(true)
+	if late {
+		s.at = time.Now().Add(time.Millisecond)
+		s.voice([]byte("sound"))
+	}
+	time.Sleep(20 * time.Second)
+	if !late {
+		s.layer.track.SetMuted(false)
 	}
 }
 
@@ -548,6 +664,11 @@ func TestSpatialLayersThatTheUplinkDropsAreMissing(t *testing.T) {
 				track.SetInfo(&livekit.TrackInfo{Width: 640, Height: 360})
 				send(8*time.Second, 1)
 				is(livekit.ConnectionQuality_EXCELLENT, "the camera became smaller")
+				track.SetInfo(&livekit.TrackInfo{Width: 1280, Height: 720})
+				send(7*time.Second, 1)
+				is(livekit.ConnectionQuality_EXCELLENT, "it has just become as large again")
+				send(2*time.Second, 1)
+				is(livekit.ConnectionQuality_GOOD, "its second layer does not come")
 				key(2)
 				send(8*time.Second, 2)
 
@@ -599,4 +720,58 @@ func TestKeyFramesThatWereAskedForAreNotWhatALayerCosts(t *testing.T) {
 	require.EqualValues(t, 4100, cost(600, each, never))
 	require.Greater(t, cost(600, each, before), 3900.0, "again and again")
 	require.Greater(t, cost(90, func(n int) bool { return n%3 == 0 }, before), 12000.0, "one request excuses one keyframe")
+}
+
+// Packets that come late, when a camera of fewer spatial layers has taken over, are of the
+// former one.
+func TestLatePacketsKeepNoSpatialLayers(t *testing.T) {
+	for name, codec := range map[string]Codec{"vp9": vp9Config(), "av1": av1Config()} {
+		for when, late := range map[string]struct {
+			packet uint16 // after the last but one picture of the former camera
+			within bool
+		}{
+			"after the keyframe":    {3, false},
+			"within the keyframe":   {3, true},
+			"start of the keyframe": {4, false},
+		} {
+			t.Run(name+" "+when, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					track := newTestTrack(t, livekit.TrackType_VIDEO, codec)
+					track.cfg.OnQualities = func([]Wanted) {}
+					var s *sender
+					var picture func(key bool, layers int)
+					change := func(*ForwarderConfig) {}
+					if name == "vp9" {
+						s = newSender(track, 1, codec, "", livekit.VideoQuality_HIGH)
+						picture = func(key bool, layers int) { vp9PictureOf(s, key, layers) }
+					} else {
+						d := newDescribed(track)
+						s, picture, change = d.sender, d.pictureOf, withDD
+					}
+					newReceiver(track, codec, change)
+					send := func(n int, key bool, layers int) {
+						for range n {
+							s.at = time.Now()
+							picture(key, layers)
+							time.Sleep(frame)
+						}
+					}
+					send(1, true, 2)
+					send(300, false, 2)
+					s.late = map[uint16]bool{s.seq + late.packet: true}
+					send(1, false, 2)
+					send(1, true, 1) // another camera
+					if !late.within {
+						send(1, false, 1)
+					}
+					s.catchUp()
+					s.late = nil
+					send(600, false, 1)
+					quality, _, ok := s.layer.Quality()
+					require.True(t, ok)
+					require.Equal(t, livekit.ConnectionQuality_EXCELLENT, quality)
+				})
+			})
+		}
+	}
 }
