@@ -142,6 +142,17 @@ func (in *ingress) whenFirst(ssrc uint32, f func(pt uint8)) {
 	s.first = f
 }
 
+// firstType is the payload type of the oldest parked packet; false if none is parked.
+func (in *ingress) firstType(ssrc uint32) (pt uint8, ok bool) {
+	s := in.stream(ssrc)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.queue) == 0 {
+		return 0, false
+	}
+	return s.queue[0].bytes[1] & 0x7f, true
+}
+
 // skipFirst drops the oldest parked packet.
 func (in *ingress) skipFirst(ssrc uint32) {
 	s := in.stream(ssrc)

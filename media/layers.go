@@ -15,9 +15,9 @@ import (
 const maxPacket = 1500
 
 // remoteStream is called when pion has found the section of an RTP stream.
-func (p *Peer) remoteStream(t *transport, r *webrtc.TrackRemote, receiver *webrtc.RTPReceiver) {
+func (p *Peer) remoteStream(t *transport, ssrc uint32, rid string, receiver *webrtc.RTPReceiver) {
 	if t != p.pub {
-		t.ingress.detach(uint32(r.SSRC())) // the client may not publish on this transport
+		t.ingress.detach(ssrc) // the client may not publish on this transport
 		return
 	}
 	tr := receiver.RTPTransceiver()
@@ -29,8 +29,24 @@ func (p *Peer) remoteStream(t *transport, r *webrtc.TrackRemote, receiver *webrt
 		p.engine.counters.unknownSections.Add(1)
 		return
 	}
-	u := s.stream(uint32(r.SSRC()), r.RID())
-	p.startStream(u)
+	if s.isRepair(ssrc) {
+		s.repairedBy(rid, ssrc)
+		return
+	}
+	p.startStream(s.stream(ssrc, rid))
+}
+
+// isRepair reports whether the first packet of a new stream is a retransmission (RFC 4588). A
+// client that repeats packets as they were, with their rid in place of the repaired rid of RFC
+// 8852, is understood by this: such a stream must not take the place of the one that it repairs.
+func (s *upSection) isRepair(ssrc uint32) bool {
+	if slices.ContainsFunc(s.streams, func(u *upStream) bool { return u.ssrc == ssrc }) {
+		return false
+	}
+	pt, ok := s.t.ingress.firstType(ssrc)
+	return ok && slices.ContainsFunc(s.negotiatedCodecs(), func(c webrtc.RTPCodecParameters) bool {
+		return uint8(c.PayloadType) == pt && strings.EqualFold(c.MimeType, mimeRTX)
+	})
 }
 
 // floodedWithStreams makes a client reconnect that begins too many streams.
@@ -138,24 +154,38 @@ func (s *upSection) extensions() forward.Extensions {
 // another. It runs on a reading goroutine.
 func (p *Peer) repairStream(ssrc uint32, mid, rid string) {
 	p.post(func() {
-		s := p.sections[mid]
-		if s == nil {
-			return
-		}
-		for _, u := range s.streams {
-			if u.rid != rid || u.repair == ssrc {
-				continue
-			}
-			if u.repair != 0 {
-				s.t.ingress.detach(u.repair)
-			}
-			u.repair = ssrc
-			if u.layer != nil {
-				u.attachRepair()
-				p.tellSoon(s.pub)
-			}
+		if s := p.sections[mid]; s != nil {
+			s.repairedBy(rid, ssrc)
 		}
 	})
+}
+
+// repairedBy gives a stream the packets of the one that repairs it. If the latter comes first, it
+// is remembered.
+func (s *upSection) repairedBy(rid string, ssrc uint32) {
+	found := false
+	for _, u := range s.streams {
+		if u.rid != rid {
+			continue
+		}
+		if found = true; u.repair == ssrc {
+			continue
+		}
+		if u.repair != 0 {
+			s.t.ingress.detach(u.repair)
+		}
+		u.repair = ssrc
+		if u.layer != nil {
+			u.attachRepair()
+			s.p.tellSoon(s.pub)
+		}
+	}
+	if !found && slices.Contains(s.rids, rid) {
+		if s.early == nil {
+			s.early = map[string]uint32{}
+		}
+		s.early[rid] = ssrc
+	}
 }
 
 func (u *upStream) attachRepair() {

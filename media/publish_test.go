@@ -11,6 +11,7 @@ import (
 	"github.com/pion/webrtc/v4"
 	"github.com/stretchr/testify/require"
 
+	"parlor/media/emulator"
 	"parlor/rooms"
 )
 
@@ -42,6 +43,15 @@ func (c *client) publishSimulcast(sid string) {
 	}
 	c.announce(req, &livekit.TrackInfo{Sid: sid, Type: req.Type, Layers: layers, Width: 1280, Height: 720})
 	c.offer(false)
+	for _, local := range locals {
+		go func() { // until the connection is closed
+			for {
+				if _, _, err := sender.ReadSimulcastRTCP(local.RID()); err != nil { // the interceptors see what is read
+					return
+				}
+			}
+		}()
+	}
 	stop, done := make(chan struct{}), make(chan struct{})
 	c.t.Cleanup(func() { close(stop); <-done })
 	go func() {
@@ -548,5 +558,38 @@ func TestTheCodecThatCameHoldsAfterTheNextOffer(t *testing.T) {
 		b.join()
 		b.peer.Subscribe(rooms.Subscription{Track: p, Info: &livekit.TrackInfo{Sid: "TR_a"}, PublisherSID: "PA_a", PublisherIdentity: "id-PA_a"})
 		require.Equal(t, webrtc.MimeTypePCMU, b.receives("PA_a", "TR_a").Codec().MimeType)
+	})
+}
+
+// A client may repeat packets as they were, with the rid that they had (RFC 8852 wants the
+// repaired rid instead). What is repeated belongs to the layer, and does not take its place.
+func TestRepeatsWithTheRIDOfTheirLayer(t *testing.T) {
+	bothModes(t, func(t *testing.T, single bool) {
+		e := newTestEngine(t, nil)
+		relay, reroute := behindRelay(t, e)
+		a := newClient(t, e, clientConfig{sid: "PA_a", single: single, interceptors: webrtc.ConfigureNack})
+		a.reroute = reroute
+		a.join()
+		a.publishSimulcast("TR_s")
+		b := newClient(t, e, clientConfig{sid: "PA_b", single: single})
+		w := &watcher{t, make(chan byte, 100000)}
+		b.onTrack = w.watch
+		b.subscribe("PA_a", a.published("TR_s"))
+		b.join()
+		a.until("all layers come", func(s *PeerStats) bool { return len(s.Published) == 1 && len(s.Published[0].Layers) == 3 })
+		w.until("the highest layer", 2)
+		relay.SetUp(emulator.Conditions{Loss: 0.1})
+		require.Eventually(t, func() bool {
+			for _, l := range a.published("TR_s").info.Layers {
+				if l.RepairSsrc == 0 || l.Ssrc == l.RepairSsrc {
+					return false
+				}
+			}
+			return true
+		}, patience, time.Millisecond, "each layer is repaired by a stream")
+		w.until("the highest layer goes on", 2)
+		relay.SetUp(emulator.Conditions{})
+		b.peer.SetTrackSettings([]string{"TR_s"}, rooms.TrackSettings{Quality: livekit.VideoQuality_LOW})
+		w.until("the lowest layer has gone on", 0)
 	})
 }

@@ -162,7 +162,8 @@ func (p *Peer) watch(t *transport) {
 		})
 	})
 	t.pc.OnTrack(func(track *webrtc.TrackRemote, receiver *webrtc.RTPReceiver) {
-		p.post(func() { p.remoteStream(t, track, receiver) })
+		ssrc, rid := uint32(track.SSRC()), track.RID() // before pion gives the track another SSRC
+		p.post(func() { p.remoteStream(t, ssrc, rid, receiver) })
 	})
 	t.pc.SCTP().OnClose(func(error) {
 		p.post(func() { p.closedByClient(t) })

@@ -24,6 +24,8 @@ type upSection struct {
 	refused bool          // the server removed its track
 	codec   forward.Codec // codec that is sent; zero until published
 	streams []*upStream
+	// early has the SSRCs of streams that came before those that they repair, by rid.
+	early map[string]uint32
 }
 
 // upStream is one RTP stream of a section. Its fields belong to the loop, except for
@@ -302,7 +304,8 @@ func (s *upSection) stream(ssrc uint32, rid string) *upStream {
 		s.streams[0].end()
 		s.streams = slices.Delete(s.streams, 0, 1)
 	}
-	u := &upStream{s: s, ssrc: ssrc, rid: rid, allowed: &s.p.mediaAllowed}
+	u := &upStream{s: s, ssrc: ssrc, rid: rid, repair: s.early[rid], allowed: &s.p.mediaAllowed}
+	delete(s.early, rid)
 	s.streams = append(s.streams, u)
 	return u
 }
