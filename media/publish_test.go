@@ -43,15 +43,6 @@ func (c *client) publishSimulcast(sid string) {
 	}
 	c.announce(req, &livekit.TrackInfo{Sid: sid, Type: req.Type, Layers: layers, Width: 1280, Height: 720})
 	c.offer(false)
-	for _, local := range locals {
-		go func() { // until the connection is closed
-			for {
-				if _, _, err := sender.ReadSimulcastRTCP(local.RID()); err != nil { // the interceptors see what is read
-					return
-				}
-			}
-		}()
-	}
 	stop, done := make(chan struct{}), make(chan struct{})
 	c.t.Cleanup(func() { close(stop); <-done })
 	go func() {
@@ -571,6 +562,15 @@ func TestRepeatsWithTheRIDOfTheirLayer(t *testing.T) {
 		a.reroute = reroute
 		a.join()
 		a.publishSimulcast("TR_s")
+		for _, rid := range []string{"q", "h", "f"} {
+			go func() { // until the connection is closed
+				for {
+					if _, _, err := a.pub.GetSenders()[0].ReadSimulcastRTCP(rid); err != nil { // the interceptors see what is read
+						return
+					}
+				}
+			}()
+		}
 		b := newClient(t, e, clientConfig{sid: "PA_b", single: single})
 		w := &watcher{t, make(chan byte, 100000)}
 		b.onTrack = w.watch
