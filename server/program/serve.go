@@ -35,6 +35,9 @@ func serve(ctx context.Context, env Environment) error {
 	if err != nil {
 		return fmt.Errorf("the configuration cannot be used:\n%w", err)
 	}
+	if cfg.DebugHandler.Port == 0 {
+		unprofiled() // nobody can ask for the profile
+	}
 	level := new(slog.LevelVar)
 	level.Set(logLevel(cfg.Logging.Level))
 	log := newLogger(env.Err, cfg, level)
@@ -60,6 +63,7 @@ func serve(ctx context.Context, env Environment) error {
 	reloads, stopReloading := context.WithCancel(ctx)
 	reloading.Go(func() { p.reload(reloads, env.Hangups, sources, level) })
 	reloading.Go(func() { watching.watch(reloads, p.alive) })
+	reloading.Go(func() { keepSmall(reloads, log) })
 	watching.tell("READY=1")
 	failure := p.run(ctx)
 	watching.tell("STOPPING=1")
