@@ -226,6 +226,11 @@ func (c *Control[T]) taken(now int64) (divide bool) {
 	}
 	c.judge(now)
 	c.doubt(now)
+	if c.state.Lengthened > before.Lengthened {
+		c.Resume(now) // what was left out comes back
+		c.steadyAt = 0
+		return true
+	}
 	return c.state.Emptying && !before.Emptying || c.state.Bitrate > 1.1*before.Bitrate || c.state.Bitrate < 0.9*before.Bitrate
 }
 

@@ -121,6 +121,20 @@ type queue struct {
 	waited  int64 // by the last packet
 	since   int64 // when the first packet of the present queue arrived, by the receiver's clock
 	held    bool  // best does not expire
+	last    int64 // way of the last packet
+	step    step
+	steps   bool // whether steps are looked for: each packet has a send time of its own
+}
+
+// step is a sudden growth of the way. A queue grows packet by packet, by what exceeds the
+// bandwidth, and shrinks when less is sent. If all packets take longer by the same from one
+// packet to the next, it is the way that has become longer.
+type step struct {
+	on        bool
+	at        int64 // arrival of the first packet after it
+	since     int64 // that of the first one which counts
+	low, high int64
+	packets   int
 }
 
 const (
@@ -131,13 +145,64 @@ const (
 	// any case: on a narrow path, eight packets would show a queue of 300 ms ago.
 	leastRecent = 3
 	recentTime  = int64(60 * time.Millisecond)
+	// leastStep is more than a packet takes on a path of 250 kbit/s.
+	leastStep = int64(40 * time.Millisecond)
+	// A step has become the way if it stays for stepFor, in which stepPackets come, and changes
+	// by no more than stepStill.
+	stepFor     = int64(200 * time.Millisecond)
+	stepPackets = 10
+	stepStill   = int64(8 * time.Millisecond)
 	mostJitter  = float64(100 * time.Millisecond)
 )
 
 // forget makes the next measurement the new best one.
-func (q *queue) forget() { q.any, q.count, q.current, q.waited = false, 0, 0, 0 }
+func (q *queue) forget() { q.any, q.count, q.current, q.waited, q.step.on = false, 0, 0, 0, false }
 
-func (q *queue) add(now, way, arrived int64) {
+// follow looks whether the way has become longer, and takes it for the best one then. fastest is
+// the fastest of the recent packets.
+func (q *queue) follow(way, fastest, arrived int64) (longer bool) {
+	jump := way - q.last
+	q.last = way
+	t := &q.step
+	switch {
+	case !q.steps:
+		return false
+	case q.count > 1 && jump > leastStep+2*int64(q.jitter):
+		*t = step{on: true, at: arrived}
+		return false
+	case !t.on || arrived-t.at < recentTime:
+		return false
+	case t.packets == 0:
+		t.since, t.low, t.high = arrived, fastest, fastest
+	}
+	t.packets++
+	t.low, t.high = min(t.low, fastest), max(t.high, fastest)
+	switch {
+	case t.high-t.low > stepStill+int64(q.jitter), fastest-q.base < holdQueue:
+		t.on = false
+	case t.packets >= stepPackets && arrived-t.since >= stepFor:
+		t.on = false
+		q.settle(t.low)
+		return true
+	}
+	return false
+}
+
+// settle takes a way for the fastest.
+func (q *queue) settle(way int64) {
+	for i := range q.best {
+		q.best[i] = way
+	}
+	q.base = way
+}
+
+// lengthen takes the present queue for a part of the way.
+func (q *queue) lengthen() {
+	q.settle(q.base + q.current)
+	q.current, q.waited = 0, 0
+}
+
+func (q *queue) add(now, way, arrived int64) (longer bool) {
 	window := now / bestLength
 	switch {
 	case !q.any:
@@ -175,8 +240,10 @@ func (q *queue) add(now, way, arrived int64) {
 		}
 		q.before[0], q.before[1] = fastest, q.before[0]
 	}
+	longer = q.follow(way, fastest, arrived)
 	if q.current < emptyQueue {
 		q.since = arrived
 	}
 	q.current, q.waited = max(fastest-q.base, 0), max(way-q.base, 0)
+	return longer
 }

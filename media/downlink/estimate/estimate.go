@@ -38,7 +38,9 @@ type State struct {
 	RTT          time.Duration // 0 = unknown
 	Congested    bool          // the queue grows or is being drained
 	Emptying     bool          // the queue is being drained
-	Limited      bool          // Bitrate is near a bitrate that the path was seen not to carry
+	// Lengthened is how often the way was found to be longer, which had been taken for a queue.
+	Lengthened int
+	Limited    bool // Bitrate is near a bitrate that the path was seen not to carry
 }
 
 // MostLate is how much later than usual the report on a packet may be on a path that carries what

@@ -44,7 +44,7 @@ type ReceiveSide struct {
 // NewReceiveSide makes an estimator without measurements.
 func NewReceiveSide() *ReceiveSide {
 	r := &ReceiveSide{e: *NewSendSide(receiverStart)}
-	r.e.remote = true
+	r.e.remote, r.e.queue.steps = true, false
 	r.e.rtt = receiverRTT
 	return r
 }

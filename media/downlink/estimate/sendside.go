@@ -32,6 +32,9 @@ const (
 	// be the probe's.
 	measuredFor = int64(150 * time.Millisecond)
 	futileCuts  = 3
+	// standsFor is how long a queue must stand, beyond the time in which a cut shows, to be none.
+	standsFor   = int64(700 * time.Millisecond)
+	lossless    = 0.02
 	growth      = 0.08 // per second, far from the knee
 	packetBits  = 1200 * 8
 	leastWindow = 3
@@ -65,8 +68,13 @@ type SendSide struct {
 	backlog     int64 // ns, at the last computation
 	futile      int
 	before      float64 // delay before the first of the cuts that the queue did not follow
-	begun       int64   // when that was
-	contest     contest
+	// provenBefore is proven before that cut.
+	provenBefore float64
+	begun        int64 // when that was
+	contest      contest
+	// standing is within what bounds the queue has been since a time; see stands.
+	standing   struct{ at, low, high int64 }
+	lengthened int // how often the way was found to be longer
 
 	measured   float64 // bits/s that the last probe arrived at which the path did not carry
 	measuredAt int64   // when that was reported
@@ -92,6 +100,7 @@ type SendSide struct {
 func NewSendSide(start float64) *SendSide {
 	e := &SendSide{delay: max(start, leastBitrate)}
 	e.trend.limit = firstLimit
+	e.queue.steps = true
 	return e
 }
 
@@ -136,7 +145,9 @@ func (e *SendSide) Feedback(now int64, results []sent.Result, inFlight int, olde
 			continue
 		}
 		e.acked.add(r.Arrived, int(r.Size))
-		e.queue.add(now, r.Arrived-r.Sent, r.Arrived)
+		if e.queue.add(now, r.Arrived-r.Sent, r.Arrived) {
+			e.longer()
+		}
 		e.spaced.add(r.Arrived, int(r.Size), e.queue.waited)
 		e.trend.add(r.Sent, r.Arrived)
 	}
@@ -158,6 +169,30 @@ func (e *SendSide) Feedback(now int64, results []sent.Result, inFlight int, olde
 		e.losses.judge(e.delay, e.acknowledged)
 	}
 	e.control(now, e.ahead(inFlight), lost)
+}
+
+// stands reports whether a short queue has not changed for so long, while less was sent than had
+// arrived, that it is none: the way has become longer, little by little or by little.
+func (e *SendSide) stands(now int64) bool {
+	t, waiting := &e.standing, e.queue.current
+	t.low, t.high = min(t.low, waiting), max(t.high, waiting)
+	if t.at < e.begun || t.high-t.low > stepStill+int64(e.queue.jitter) || e.losses.loss > lossless {
+		t.at, t.low, t.high = now, waiting, waiting
+		return false
+	}
+	return now-t.at >= standsFor+int64(e.response())
+}
+
+// longer takes back what was concluded from a queue that was none: the way has become longer.
+func (e *SendSide) longer() {
+	if e.draining {
+		e.delay, e.knee = max(e.delay, e.before), 0
+		e.proven = max(e.proven, e.provenBefore)
+	}
+	e.lengthened++
+	e.draining, e.futile = false, 0
+	e.contest.on, e.queue.held = false, false
+	e.trend.reset()
 }
 
 // overdue measures how late the report on the oldest packet without one is, beyond what is
@@ -202,6 +237,7 @@ func (e *SendSide) control(now, ahead int64, lost int) {
 		return
 	}
 	switch {
+	case e.queue.step.on && !e.draining: // it is known soon whether the way has become longer
 	case e.trend.usage == overuse && (waiting > holdQueue || !limited && waiting > int64(e.queue.jitter)):
 		e.cut(now, waiting)
 	case waiting > drainQueue+int64(e.queue.jitter):
@@ -213,6 +249,11 @@ func (e *SendSide) control(now, ahead int64, lost int) {
 			e.delay = min(e.delay, max(e.cutFactor*e.knee, leastBitrate))
 		}
 	case e.draining:
+		if !e.remote && e.stands(now) {
+			e.queue.lengthen()
+			e.longer()
+			return
+		}
 		e.follow(waiting)
 		if waiting < emptyQueue+int64(e.queue.jitter/2) {
 			e.draining, e.futile = false, 0
@@ -338,7 +379,7 @@ func (e *SendSide) cut(now, waiting int64) {
 	e.cutFactor = factor
 	target := max(arriving*factor, leastBitrate)
 	if !e.draining {
-		e.knee, e.before, e.begun = arriving, e.delay, now
+		e.knee, e.before, e.begun, e.provenBefore = arriving, e.delay, now, e.proven
 	}
 	e.draining, e.cutAt, e.cutQueue = true, now, waiting
 	if target < e.delay {
@@ -419,7 +460,7 @@ func (e *SendSide) State(now int64, _, _ float64) State {
 		Queue: time.Duration(e.queue.current), Backlog: time.Duration(e.backlog), Late: time.Duration(e.late), Jitter: time.Duration(e.queue.jitter),
 		Settled: e.delay, Loss: e.losses.loss, Random: min(e.losses.random, e.losses.loss), RTT: max(e.rtt, time.Duration(e.wayBack)), Emptying: e.draining, Congested: e.draining || e.trend.usage == overuse,
 	}
-	s.Proven = e.proven
+	s.Proven, s.Lengthened = e.proven, e.lengthened
 	s.Limited = e.draining || e.knee > 0 || e.losses.bound > 0
 	if e.draining {
 		s.Settled = max(e.delay, 0.95*e.knee)

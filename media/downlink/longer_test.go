@@ -1,0 +1,57 @@
+package downlink
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// A path that becomes longer, as when packets take another way through the network, is no
+// narrower: what it carries is not left out for good, and for a clear step not at all.
+func TestAPathThatBecomesLonger(t *testing.T) {
+	var tab table
+	tab.head()
+	for _, p := range []struct {
+		by      time.Duration
+		steps   int // that it takes, 50 ms apart
+		reached time.Duration
+	}{
+		{20 * time.Millisecond, 1, 2 * time.Second},
+		{30 * time.Millisecond, 1, 2 * time.Second},
+		{38 * time.Millisecond, 1, 2 * time.Second},
+		{50 * time.Millisecond, 1, 200 * time.Millisecond},
+		{80 * time.Millisecond, 1, 200 * time.Millisecond},
+		{150 * time.Millisecond, 1, 200 * time.Millisecond},
+		{50 * time.Millisecond, 5, 3 * time.Second},
+		{50 * time.Millisecond, 20, 5 * time.Second},
+	} {
+		for _, seed := range []uint64{1, 7, 11} {
+			for _, rate := range []float64{1.2e6, 3e6, 20e6} {
+				c := plain()
+				c.Rate = rate
+				s := newPathOf(seed, c, 1)
+				s.phase(15*time.Second, rate)
+				for range p.steps {
+					c.Delay += p.by / time.Duration(p.steps)
+					s.down.Set(c)
+					back := s.up.Conditions()
+					back.Delay = c.Delay
+					s.up.Set(back)
+					if p.steps > 1 {
+						s.clock.Run(time.Duration(s.clock.Now()) + 50*time.Millisecond)
+					}
+				}
+				m, oracle := s.phase(10*time.Second, rate), s.oracle(rate)
+				name := fmt.Sprintf("%v in %d, %.1f M", p.by, p.steps, rate/1e6)
+				tab.row(name, m, oracle)
+				require.GreaterOrEqual(t, m.steady, 0.95*oracle, name)
+				require.GreaterOrEqual(t, m.reached, time.Duration(0), name)
+				require.LessOrEqual(t, m.reached, p.reached, name)
+				require.LessOrEqual(t, m.frozen, 300*time.Millisecond, name)
+			}
+		}
+	}
+	t.Log(tab.String())
+}
