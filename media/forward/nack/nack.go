@@ -26,7 +26,7 @@ const (
 // missing is a packet that has not arrived.
 type missing struct {
 	ext   int64
-	since int64 // when it was missed
+	since int64 // when it was missed, and first asked for
 	next  int64 // time of the next request
 	asked int64 // time of the last request
 	tries int
@@ -80,16 +80,24 @@ func (t *Tracker) Arrived(ext, now int64) bool {
 	if !found {
 		return false
 	}
-	// After one request the answer measures the round trip. After several it is unknown
-	// which of them was answered.
-	if m := &t.missing[i]; m.tries == 1 {
-		sample := now - m.asked
-		if sample >= int64(time.Millisecond) && sample <= int64(2*time.Second) {
-			t.rtt += (sample - t.rtt) / 8
-		}
+	// After one request the answer measures the round trip. After several it is unknown which of
+	// them was answered. It may well have been the first: where the round trip has become longer
+	// than the distance of the requests, each is answered, and no answer would ever measure it.
+	switch m := &t.missing[i]; {
+	case m.tries == 1:
+		t.learn(now-m.asked, 8)
+	case m.tries > 1 && now-m.since > t.rtt:
+		t.learn(now-m.since, 16)
 	}
 	t.keep(slices.Delete(t.missing, i, i+1))
 	return true
+}
+
+// learn takes a sample of the round trip with the weight 1/part.
+func (t *Tracker) learn(sample, part int64) {
+	if sample >= int64(time.Millisecond) && sample <= int64(2*time.Second) {
+		t.rtt += (sample - t.rtt) / part
+	}
 }
 
 // Due appends to dst the sequence numbers to ask for now.

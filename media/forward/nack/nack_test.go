@@ -49,6 +49,33 @@ func TestLearnsRoundTrip(t *testing.T) {
 	require.InDelta(t, float64(30*time.Millisecond), float64(n.RTT()), float64(time.Millisecond))
 }
 
+// A round trip that has become longer than the distance of the requests is learnt too, though then
+// several are made before the first answer: a queue on the publisher's way is not made longer by
+// packets that are sent several times.
+func TestLearnsALongerRoundTrip(t *testing.T) {
+	const rtt = 340 * ms
+	n := New()
+	answers := map[int64][]int64{} // packets by the time at which they come
+	asked := 0
+	for now := int64(0); now < 30_000*ms; now += ms {
+		for _, m := range answers[now] {
+			n.Arrived(m, now)
+		}
+		delete(answers, now)
+		if now%(100*ms) == 0 {
+			n.Advance(2*now/(100*ms), 2*now/(100*ms)+2, now)
+		}
+		for _, number := range n.Due(now, nil) {
+			answers[now+rtt] = append(answers[now+rtt], int64(number))
+			if now >= 20_000*ms {
+				asked++
+			}
+		}
+	}
+	require.InDelta(t, float64(rtt), float64(n.RTT()), float64(30*time.Millisecond))
+	require.LessOrEqual(t, asked, 110, "a hundred are missing")
+}
+
 // A jump of the numbers, packets that are left out for ever, and a network that was away cost
 // neither memory nor many requests.
 func TestRequestsAndMemoryAreBounded(t *testing.T) {
