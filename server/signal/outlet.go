@@ -25,6 +25,10 @@ const (
 	// reserved are additional places, for the first and last messages of a socket.
 	reserved     = 8
 	writeTimeout = 10 * time.Second
+	// quietTime is how long after its last message a client is asked whether it is there. One
+	// that pings us as it is told to (clientPingInterval) need not be asked. pingInterval is how
+	// long after that it is asked again.
+	quietTime    = 7 * time.Second
 	pingInterval = 10 * time.Second
 	pingTimeout  = 20 * time.Second
 	// lastWords is how long a socket is still read after it could not be written: a
@@ -184,6 +188,7 @@ type socket struct {
 	slow  prometheus.Counter // counts sockets whose client did not read in time
 	over  context.CancelFunc // ends writer and reader
 	done  context.Context
+	quiet *time.Timer // fires when the client is to be asked whether it is there
 
 	// writing ends with done, or when a write has taken writeTimeout: limit, which runs while
 	// something is written, then ends it. A context for each message would cost more than to
@@ -199,6 +204,7 @@ func newSocket(ctx context.Context, conn *websocket.Conn, m *metrics) *socket {
 	limit.Stop()
 	return &socket{
 		slow: m.slow, conn: conn, queue: mailbox.New[frame](), done: done, over: over, writing: writing, limit: limit,
+		quiet: time.NewTimer(quietTime),
 	}
 }
 
@@ -255,22 +261,25 @@ func (s *socket) write() {
 	defer pings.Wait()
 	defer s.conn.CloseNow()
 	defer s.over()
-	ping := time.NewTicker(pingInterval)
-	defer ping.Stop()
+	defer s.quiet.Stop()
+	ping := func() {
+		s.quiet.Reset(pingInterval)
+		pings.Go(s.ping)
+	}
 	for s.done.Err() == nil {
 		f, waits := s.next()
 		if !waits {
 			select {
 			case <-s.done.Done():
-			case <-ping.C:
-				pings.Go(s.ping)
+			case <-s.quiet.C:
+				ping()
 			case <-s.queue.Wake():
 			}
 			continue
 		}
 		select {
-		case <-ping.C: // however much there is to write
-			pings.Go(s.ping)
+		case <-s.quiet.C: // however much there is to write
+			ping()
 		default:
 		}
 		if f.message != nil && s.send(f.message) != nil {
@@ -284,6 +293,9 @@ func (s *socket) write() {
 		}
 	}
 }
+
+// heard notes that a message has come from the client.
+func (s *socket) heard() { s.quiet.Reset(quietTime) }
 
 // linger waits for the reader to reach the end of the socket, for lastWords at most.
 func (s *socket) linger() {

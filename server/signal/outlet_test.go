@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/coder/websocket"
@@ -183,3 +186,93 @@ func TestGoodbyeIsHeardWhenNothingCanBeWritten(t *testing.T) {
 	<-failed
 	require.Equal(t, "goodbye<nil>", <-heard)
 }
+
+// A client that pings as it is told to is not asked whether it is there. One that says nothing
+// is, again and again, and one that does not answer either is cut off.
+func TestOnlySilentClientsArePinged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		ended := make(chan time.Time, 1)
+		server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			conn, err := websocket.Accept(w, r, nil)
+			if err != nil {
+				return // the client's side of the test has failed
+			}
+			m := newMetrics(nil)
+			s := &session{h: &Handler{metrics: m, decoder: newDecoder(nil)}, ws: newSocket(context.WithoutCancel(r.Context()), conn, m)}
+			var writer sync.WaitGroup
+			writer.Go(s.ws.write)
+			for err == nil {
+				_, _, err = s.next()
+			}
+			ended <- time.Now()
+			s.ws.cut()
+			writer.Wait()
+		})}
+		var serving sync.WaitGroup
+		defer serving.Wait()
+		defer func() { _ = server.Close() }()
+		only := &onlyConn{c: make(chan net.Conn, 1), closed: make(chan struct{})}
+		only.c <- near
+		serving.Go(func() { _ = server.Serve(only) })
+		var asked []time.Duration
+		var mu sync.Mutex
+		answers, last := true, time.Now()
+		pings := func() []time.Duration {
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.Clone(asked)
+		}
+		conn, _, err := websocket.Dial(t.Context(), "http://parlor/", &websocket.DialOptions{
+			HTTPClient: &http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return far, nil }}},
+			OnPingReceived: func(context.Context, []byte) bool {
+				mu.Lock()
+				defer mu.Unlock()
+				asked = append(asked, time.Since(last))
+				return answers
+			},
+		})
+		require.NoError(t, err)
+		defer func() { _ = conn.CloseNow() }()
+		serving.Go(func() { _, _, _ = conn.Read(context.Background()) }) // ends with the connection
+		for range 20 {
+			time.Sleep(clientPingInterval * time.Second)
+			mu.Lock()
+			last = time.Now()
+			mu.Unlock()
+			require.NoError(t, conn.Write(t.Context(), websocket.MessageBinary, nil))
+			require.Empty(t, pings())
+		}
+		time.Sleep(time.Minute)
+		require.Equal(t, []time.Duration{quietTime, quietTime + pingInterval}, pings()[:2])
+		require.Len(t, pings(), 6)
+		require.Empty(t, ended)
+		mu.Lock()
+		answers, last = false, time.Now()
+		mu.Unlock()
+		require.NoError(t, conn.Write(t.Context(), websocket.MessageBinary, nil))
+		require.LessOrEqual(t, (<-ended).Sub(last), pingInterval+pingTimeout+lastWords)
+	})
+}
+
+// onlyConn is a listener that gives one connection.
+type onlyConn struct {
+	c      chan net.Conn
+	closed chan struct{}
+}
+
+func (l *onlyConn) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.c:
+		return c, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *onlyConn) Close() error {
+	close(l.closed)
+	return nil
+}
+
+func (l *onlyConn) Addr() net.Addr { return &net.TCPAddr{} }

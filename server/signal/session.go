@@ -150,6 +150,7 @@ func (s *session) next() (req *livekit.SignalRequest, cost int64, err error) {
 		}
 		return nil, 0, err
 	}
+	s.ws.heard()
 	s.ws.json.Store(typ == websocket.MessageText)
 	if len(data) == 0 {
 		return nil, 0, nil
