@@ -503,6 +503,26 @@ func reads(packet []byte) bool {
 	return false
 }
 
+// onlyReports reports whether all that the server uses of a compound says what was sent and
+// what arrived. Nothing is sent in answer to it.
+func onlyReports(p []byte) bool {
+	for one := range reports(p) {
+		switch rtcp.PacketType(one[1]) {
+		case rtcp.TypeSenderReport, rtcp.TypeReceiverReport:
+		default:
+			if reads(one) && !isEstimate(one) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// isEstimate reports whether an RTCP packet is a REMB.
+func isEstimate(packet []byte) bool {
+	return rtcp.PacketType(packet[1]) == rtcp.TypePayloadSpecificFeedback && packet[0]&0x1f == rtcp.FormatREMB
+}
+
 // isFeedback reports whether an RTCP packet is congestion control feedback, transport-wide
 // or by stream (RFC 8888).
 func isFeedback(packet []byte) bool {

@@ -14,10 +14,10 @@ import (
 // pion's path (mux, ICE agent, DTLS transport, session) each packet wakes four goroutines.
 // Pion still gets the packets of streams whose section is not known yet (see source).
 //
-// The reader of the socket also forwards packets itself if that is little work, because
-// waking another goroutine would cost more. A packet that goes to many, or RTCP, which may
-// cause retransmissions, would delay the packets of all others. Such packets wait in a
-// queue for a goroutine, which runs while the queue is not empty.
+// The reader of the socket also takes packets itself if that is little work, because waking
+// another goroutine would cost more. A packet that goes to many, or RTCP that may cause
+// retransmissions or keyframes, would delay the packets of all others. Such packets wait in
+// a queue for a goroutine, which runs while the queue is not empty.
 type intake struct {
 	in       *ingress
 	buffers  *sync.Pool // of *parcel, of the whole engine
@@ -30,7 +30,7 @@ type intake struct {
 
 	// mu guards the following.
 	mu      sync.Mutex
-	busy    bool // a goroutine decrypts packets: no other may
+	busy    bool // a goroutine takes packets: no other may
 	closed  bool
 	waiting []*parcel // in the order in which they came
 }
@@ -55,6 +55,9 @@ const (
 	mostTaken = 2048
 	// mostWaiting bounds the packets in the queue: a second of high-definition video.
 	mostWaiting = 1024
+	// mostHere is the length of the longest RTCP that the socket's reader takes itself: a
+	// report of some twenty streams.
+	mostHere = 512
 	// fewForwarders is the largest number of forwarders of a stream whose packets the
 	// socket's reader forwards itself.
 	fewForwarders = 8
@@ -105,10 +108,10 @@ func (k *intake) take(packet []byte) bool {
 	return src != nil && src.mayOpen(packet) && k.pass(src, packet)
 }
 
-// pass decrypts a packet at once if it is little work to forward, and else queues it. src
-// is nil for RTCP. It returns true.
+// pass takes a packet at once if it is little work, and else queues it. src is nil for RTCP.
+// It returns true.
 func (k *intake) pass(src *source, packet []byte) bool {
-	here := src != nil && !src.wide()
+	here := src == nil && len(packet) <= mostHere || src != nil && !src.wide()
 	k.mu.Lock()
 	if k.closed {
 		k.mu.Unlock()
@@ -123,13 +126,33 @@ func (k *intake) pass(src *source, packet []byte) bool {
 	k.work.Add(1)
 	k.mu.Unlock()
 	defer k.work.Done()
-	k.takeRTP(src, packet, time.Now())
+	if src != nil {
+		k.takeRTP(src, packet, time.Now())
+	} else {
+		k.takeReports(packet)
+	}
 	k.mu.Lock()
 	if k.busy = false; len(k.waiting) > 0 {
 		k.beginLocked()
 	}
 	k.mu.Unlock()
 	return true
+}
+
+// takeReports decrypts RTCP in place, and takes it if it is little work: what only says what
+// arrived keeps nobody waiting. Other RTCP is queued, and so is that of a client which sends
+// much, because all clients share the reader.
+func (k *intake) takeReports(packet []byte) {
+	o := k.opener.Load()
+	plain, err := o.rtcp.Open(packet[:0], packet)
+	switch {
+	case err != nil:
+		k.counters.badSRTP.Add(1)
+	case onlyReports(plain) && o.rtcp.Affords():
+		k.in.takeRTCP(plain)
+	default:
+		k.passPlain(plain)
+	}
 }
 
 // passPlain queues RTCP that is decrypted already.

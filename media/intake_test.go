@@ -3,6 +3,7 @@ package media
 import (
 	"bytes"
 	"io"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -264,4 +265,72 @@ func TestRTCPComesPastPion(t *testing.T) {
 	for _, n := range []int{0, 1, 7} {
 		require.False(t, b.intake.take(raw[:n]))
 	}
+}
+
+// The reader of the socket takes what only says what was sent and what arrived. What may be
+// answered by packets is taken elsewhere, and so is what a client sends beyond its budget, and
+// what comes while packets wait.
+func TestReportsWakeNobody(t *testing.T) {
+	b := newInbound(t)
+	const theirs, ours = 1, 5
+	var here, elsewhere atomic.Int64
+	hold := make(chan struct{})
+	b.in.onRTCP(ours, func([]rtcp.Packet) {
+		if bytes.Contains(debug.Stack(), []byte("(*intake).drain")) {
+			<-hold
+			elsewhere.Add(1)
+		} else {
+			here.Add(1)
+		}
+	})
+	b.in.feedback = func([]byte) {}
+	send := func(packets ...rtcp.Packet) {
+		raw, err := rtcp.Marshal(packets)
+		require.NoError(t, err)
+		sealed, err := b.client.EncryptRTCP(nil, raw, nil)
+		require.NoError(t, err)
+		require.True(t, b.intake.take(sealed))
+	}
+	block := []rtcp.ReceptionReport{{SSRC: ours, LastSequenceNumber: 7}}
+	report := &rtcp.ReceiverReport{SSRC: theirs, Reports: block}
+	name := &rtcp.SourceDescription{Chunks: []rtcp.SourceDescriptionChunk{{Source: theirs, Items: []rtcp.SourceDescriptionItem{{Type: rtcp.SDESCNAME, Text: "x"}}}}}
+	reports := [][]rtcp.Packet{
+		{report}, {report, name}, {&rtcp.SenderReport{SSRC: theirs, Reports: block}, name},
+		{&rtcp.ReceiverEstimatedMaximumBitrate{SenderSSRC: theirs, Bitrate: 1e6, SSRCs: []uint32{ours}}},
+		{report, &rtcp.TransportLayerCC{Header: rtcp.Header{Count: rtcp.FormatTCC, Type: rtcp.TypeTransportSpecificFeedback, Length: 5}, MediaSSRC: ours, PacketStatusCount: 1, PacketChunks: []rtcp.PacketStatusChunk{&rtcp.RunLengthChunk{RunLength: 1}}}},
+	}
+	for i, packets := range reports {
+		send(packets...)
+		require.EqualValues(t, i+1, here.Load(), "%v", packets)
+	}
+	for _, other := range []rtcp.Packet{
+		&rtcp.TransportLayerNack{SenderSSRC: theirs, MediaSSRC: ours, Nacks: []rtcp.NackPair{{PacketID: 7}}},
+		&rtcp.PictureLossIndication{SenderSSRC: theirs, MediaSSRC: ours},
+		&rtcp.FullIntraRequest{SenderSSRC: theirs, MediaSSRC: ours, FIR: []rtcp.FIREntry{{SSRC: ours}}},
+		&rtcp.Goodbye{Sources: []uint32{ours}},
+	} {
+		for _, packets := range [][]rtcp.Packet{{other}, {report, other}} {
+			before := elsewhere.Load()
+			send(packets...) // does not wait
+			send(report)     // not before it
+			hold <- struct{}{}
+			hold <- struct{}{}
+			require.Eventually(t, func() bool {
+				b.intake.mu.Lock()
+				defer b.intake.mu.Unlock()
+				return !b.intake.busy
+			}, time.Minute, time.Millisecond)
+			require.EqualValues(t, before+2, elsewhere.Load(), "%v", packets)
+		}
+	}
+	require.EqualValues(t, len(reports), here.Load())
+
+	close(hold)
+	for range 1000 {
+		send(report)
+	}
+	require.Eventually(t, func() bool {
+		return here.Load()+elsewhere.Load() == int64(len(reports)+16+1000)
+	}, time.Minute, time.Millisecond)
+	require.Greater(t, elsewhere.Load(), int64(16+100), "all clients share the reader")
 }

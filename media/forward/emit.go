@@ -353,13 +353,13 @@ func (e *Extensions) wide() bool {
 // playoutDelay is the room's bounds of the playout delay for a packet that is to tell
 // them. If the room has none, it is the publisher's.
 func (f *Forwarder) playoutDelay(p *packet.Packet, s *sent) []byte {
-	if !f.playout.given {
+	if !f.receipts.playout.given {
 		return p.Extension(packet.ExtPlayoutDelay)
 	}
 	if !s.is(sentPlayout) {
 		return nil
 	}
-	lo, hi := s.playout, f.playout.highest // 12 bits each
+	lo, hi := s.playout, f.receipts.playout.highest // 12 bits each
 	f.extScratch.playout = [3]byte{byte(lo >> 4), byte(lo<<4) | byte(hi>>8), byte(hi)}
 	return f.extScratch.playout[:]
 }

@@ -737,6 +737,34 @@ func TestSwitchFollowsCaptureTime(t *testing.T) {
 	}
 }
 
+// A report of what arrived does not wait for packets that are being written: it comes on the
+// goroutine that reads for all clients.
+func TestReportsWaitForNoWriter(t *testing.T) {
+	track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+	s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
+	writing, goOn := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	r := newReceiver(track, vp8Config(), func(c *ForwarderConfig) {
+		c.Output = writes(func(*rtp.Header, []byte) error {
+			once.Do(func() {
+				close(writing)
+				<-goOn
+			})
+			return nil
+		})
+	})
+	var sending sync.WaitGroup
+	sending.Go(func() { s.frame(true, 3) })
+	<-writing
+	r.f.HandleRTCP([]rtcp.Packet{
+		&rtcp.ReceiverReport{Reports: []rtcp.ReceptionReport{{SSRC: 5000, FractionLost: 64}}},
+		&rtcp.ReceiverEstimatedMaximumBitrate{Bitrate: 1e6, SSRCs: []uint32{5000}},
+	})
+	close(goOn)
+	sending.Wait()
+	require.Equal(t, 0.25, r.f.Stats().FractionLost)
+}
+
 func TestRoundTripFromReports(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())

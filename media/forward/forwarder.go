@@ -63,6 +63,8 @@ type Forwarder struct {
 	// the present state.
 	telling sync.Mutex
 
+	receipts receipts // by a lock of its own
+
 	mu     sync.Mutex // guards the following; held while out's Write and Flush are called
 	closed bool
 	// beginning is the index, plus 1, of a layer of which a packet is about to be forwarded. It
@@ -90,7 +92,6 @@ type Forwarder struct {
 	numbers        sequence.Map
 	described      descriptors
 	line           timeline
-	playout        playout
 	anchor         anchor // the last forwarded packet
 	history        history
 	made           int32 // number of substitute frames that were sent
@@ -136,19 +137,9 @@ type forwarderState struct {
 	ForwarderStats
 	since           int64
 	bytes0, frames0 uint64
-	lastSent        int64 // when the last packet was written
-	sentSR          [4]sentReport
-	nextSR          int
-	loss            float64 // smoothed share of packets lost
-	packets, octets uint32  // of SSRC, for sender reports
+	lastSent        int64  // when the last packet was written
+	packets, octets uint32 // of SSRC, for sender reports
 	started         bool
-	reported        bool // a receiver report has arrived
-}
-
-// sentReport is the time of a sender report, from which the round-trip time is measured.
-type sentReport struct {
-	middle uint32 // middle 32 bits of its NTP time
-	at     int64
 }
 
 func newForwarder(t *Track, cfg ForwarderConfig) *Forwarder {
@@ -164,6 +155,7 @@ func newForwarder(t *Track, cfg ForwarderConfig) *Forwarder {
 		limit:    noLimit(),
 		state:    untoldState, stateTold: untoldState,
 	}
+	f.receipts.rate.Store(f.rate)
 	f.setOutput()
 	f.history.begin(f.video)
 	f.numbers.Start(uint16(rand.Uint32()) & 0x7fff)
@@ -181,7 +173,7 @@ func newForwarder(t *Track, cfg ForwarderConfig) *Forwarder {
 		f.settings.Quality = livekit.VideoQuality_LOW
 	}
 	if cfg.Ext.PlayoutDelay != 0 {
-		f.playout = newPlayout(cfg.MinPlayoutDelay, cfg.MaxPlayoutDelay)
+		f.receipts.playout = newPlayout(cfg.MinPlayoutDelay, cfg.MaxPlayoutDelay)
 	}
 	f.selector.reset()
 	return f
@@ -361,7 +353,7 @@ func (f *Forwarder) writeNext(b *burst, p *packet.Packet) {
 	f.settle(p)
 	out, off := f.numbers.Pass(p.Ext, p.Picture())
 	f.described.follow(p)
-	least, said := f.playout.next(uint16(out), p.Arrival)
+	least, said := f.receipts.next(uint16(out), p.Arrival)
 	s := sent{kept{
 		out: uint16(out), layer: l, ext: uint32(p.Ext), generation: uint16(p.Generation),
 		offset: f.offset, sendTime: b.sendTime,
@@ -453,7 +445,7 @@ func (f *Forwarder) writeLate(b *burst, p *packet.Packet) {
 		f.anchor = anchor{valid: true, timestamp: timestamp, arrival: p.Arrival}
 	}
 	// A report of what came before must not count as one of this packet.
-	least, said := f.playout.next(uint16(f.numbers.LastOut()+1), p.Arrival)
+	least, said := f.receipts.next(uint16(f.numbers.LastOut()+1), p.Arrival)
 	s := sent{kept{
 		out: uint16(out), layer: b.layer, ext: uint32(p.Ext), generation: uint16(p.Generation),
 		offset: offset, sendTime: b.sendTime,
@@ -507,6 +499,7 @@ func (f *Forwarder) takeUp(l *Layer, p *packet.Packet) bool {
 	}
 	f.align(l, p)
 	f.rate = f.codecOf(l).rate()
+	f.receipts.rate.Store(f.rate)
 	if f.current != l {
 		f.stats.Switches++
 		f.left, f.leftGeneration, f.leftAt = f.current, f.generation, f.numbers.Last()

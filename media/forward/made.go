@@ -69,6 +69,7 @@ func (f *Forwarder) makeLocked(at time.Time, now int64) {
 	}
 	defer f.over.left()
 	f.rate = f.codec().rate()
+	f.receipts.rate.Store(f.rate)
 	f.now = f.downlink.Since(at)
 	sendTime := absSendTime(at)
 	ok := true

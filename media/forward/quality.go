@@ -105,11 +105,12 @@ func (l *Layer) Quality() (quality livekit.ConnectionQuality, score float32, ok 
 func (f *Forwarder) Quality() (quality livekit.ConnectionQuality, score float32, ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	r := f.receipts.get()
 	want := f.wantedLocked()
-	if pausedNow := f.paused() && want != livekit.VideoQuality_OFF; !pausedNow && (!f.inStep || !f.stats.reported) {
+	if pausedNow := f.paused() && want != livekit.VideoQuality_OFF; !pausedNow && (!f.inStep || !r.came) {
 		return 0, 0, false
 	}
-	path := Path{Loss: f.stats.loss, RTT: f.stats.RTT, Jitter: f.stats.Jitter, Audio: !f.video}
+	path := Path{Loss: float64(r.loss), RTT: r.rtt, Jitter: r.jitterTime(), Audio: !f.video}
 	if f.video && f.limit.short && rank(f.limit.quality) < rank(want) {
 		path.Missing = rank(want) - rank(f.limit.quality)
 	}

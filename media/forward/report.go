@@ -120,17 +120,18 @@ func (f *Forwarder) answerAgain(pairs []rtcp.NackPair, sendTime [3]byte, now int
 	}
 }
 
-// answerTime is a time in ns as a history keeps it: in microseconds, without its upper bits.
+// answerTime is a time in ns as it is kept in little memory: in microseconds, without its
+// upper bits.
 func answerTime(now int64) uint32 { return uint32(now / int64(time.Microsecond)) }
 
-// sinceAnswer is the time from an answer until now, in ns. It goes round after 71 minutes.
+// sinceAnswer is the time from an answerTime until now, in ns. It goes round after 71 minutes.
 func sinceAnswer(now int64, answered uint32) int64 {
 	return int64(answerTime(now)-answered) * int64(time.Microsecond)
 }
 
 // ignored is how long after an answer requests for the same packet are ignored, in ns.
 func (f *Forwarder) ignored() int64 {
-	if rtt := int64(f.stats.RTT); rtt > 0 {
+	if rtt := int64(f.receipts.get().rtt); rtt > 0 {
 		return min(max(rtt*3/4, leastIgnored), ignoreNACK)
 	}
 	return ignoreNACK
@@ -210,40 +211,17 @@ func (f *Forwarder) keyFrameNeeded(now int64) {
 	}
 }
 
-// receiverReports handles the report blocks about this stream (RFC 3550, section 6.4.1).
+// receiverReports handles the report blocks about this stream (RFC 3550, section 6.4.1). It
+// does not wait for packets that are being sent.
 func (f *Forwarder) receiverReports(reports []rtcp.ReceptionReport, at time.Time, now int64) {
-	for _, r := range reports {
-		if r.SSRC != f.cfg.SSRC {
+	for i := range reports {
+		if reports[i].SSRC != f.cfg.SSRC {
 			continue
 		}
-		f.mu.Lock()
-		s := &f.stats
-		s.FractionLost = float64(r.FractionLost) / 256
-		s.loss += (s.FractionLost - s.loss) / 3
-		s.reported = true
-		s.Lost = cumulativeLost(r.TotalLost)
-		s.Jitter = time.Duration(float64(r.Jitter) / float64(f.rate) * float64(time.Second))
-		jitter := s.Jitter
-		if f.track.screen.Load() {
-			jitter = 0 // its frames come as the screen changes
-		}
-		f.playout.reported(uint16(r.LastSequenceNumber), jitter, now)
-		for _, report := range s.sentSR {
-			if r.LastSenderReport != 0 && report.middle == r.LastSenderReport {
-				delay := int64(r.Delay) * int64(time.Second) / 65536
-				s.RTT = time.Duration(max(now-report.at-delay, 0))
-			}
-		}
-		loss, rtt := s.FractionLost, s.RTT
-		f.mu.Unlock()
-		f.downlink.Lost(loss, rtt, at)
+		r := f.receipts.take(&reports[i], !f.track.screen.Load(), now) // a screen's frames come as it changes
+		f.downlink.Lost(r.fractionLost(), r.rtt, at)
 	}
 }
-
-// cumulativeLost is a report block's count of lost packets. It is a signed number of 24 bits
-// (RFC 3550, section 6.4.1): a receiver to which some packets came twice may have got more
-// than were sent, and has lost none as far as it can tell.
-func cumulativeLost(field uint32) uint64 { return uint64(max(int32(field<<8)>>8, 0)) }
 
 // tick does the forwarder's periodic work, once a second.
 func (f *Forwarder) tick(at time.Time, now int64) {
@@ -306,8 +284,7 @@ func (f *Forwarder) senderReportLocked(now int64) []rtcp.Packet {
 		PacketCount: s.packets,
 		OctetCount:  s.octets,
 	}
-	s.sentSR[s.nextSR%len(s.sentSR)] = sentReport{middle: uint32(ntp >> 16), at: now}
-	s.nextSR++
+	f.receipts.reports(ntp, now)
 	return []rtcp.Packet{sr, &rtcp.SourceDescription{Chunks: []rtcp.SourceDescriptionChunk{{
 		Source: f.cfg.SSRC,
 		Items:  []rtcp.SourceDescriptionItem{{Type: rtcp.SDESCNAME, Text: f.cfg.CNAME}},
@@ -319,6 +296,8 @@ func (f *Forwarder) Stats() ForwarderStats {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s := f.stats.ForwarderStats
+	r := f.receipts.get()
+	s.FractionLost, s.Lost, s.Jitter, s.RTT = r.fractionLost(), uint64(r.lost), r.jitterTime(), r.rtt
 	s.SSRC = f.cfg.SSRC
 	s.Wanted = f.wantedLocked()
 	s.Target, s.Current = f.qualityOf(f.target), f.shownLocked()

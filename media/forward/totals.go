@@ -119,7 +119,7 @@ func (l *Layer) countLocked() {
 func (f *Forwarder) trafficLocked() Traffic {
 	s := &f.stats
 	return Traffic{
-		Packets: s.Packets, Bytes: s.Bytes, Lost: min(s.Lost, s.Packets), // the subscriber may report any number of losses
+		Packets: s.Packets, Bytes: s.Bytes, Lost: min(uint64(f.receipts.get().lost), s.Packets), // the subscriber may report any number of losses
 		NACKs: s.NACKs, Repeats: s.Retransmitted, KeyRequests: s.KeyRequests,
 		Overdue: s.Overdue, Switches: s.Switches, Pauses: s.Pauses,
 	}
@@ -158,7 +158,7 @@ func (l *Layer) Account() Account {
 func (f *Forwarder) Account() Account {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	a := Account{Traffic: f.trafficLocked(), RTT: f.stats.RTT, Quality: livekit.VideoQuality_OFF}
+	a := Account{Traffic: f.trafficLocked(), RTT: f.receipts.get().rtt, Quality: livekit.VideoQuality_OFF}
 	if f.video {
 		a.Quality = f.shownLocked()
 		switch f.shortfallLocked(f.wantedLocked()) {

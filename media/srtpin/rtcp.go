@@ -10,8 +10,9 @@
 //     or by stream (RFC 8888), comes from a subscriber ten to twenty times a second, far
 //     more often than anything else, and can be opened for itself ([RTCP.Take]).
 //
-// All clients share the goroutine on which feedback is taken, so each has a budget: reports
-// beyond it are dropped, and counted. To open one costs a small part of taking it.
+// All clients share the goroutine on which feedback is taken, so each has a budget: feedback
+// beyond it is dropped, and counted. To open one costs a small part of taking it. Other
+// reports that are taken there use the same budget ([RTCP.Affords]).
 package srtpin
 
 import (
@@ -129,7 +130,8 @@ func (f *RTCP) senderLocked(ssrc uint32) *rtcpSender {
 	return nil
 }
 
-// Open opens an SRTCP packet and appends it to dst, which must not overlap it.
+// Open opens an SRTCP packet and appends it to dst, which must not overlap it, unless it is
+// packet[:0].
 func (f *RTCP) Open(dst, packet []byte) ([]byte, error) {
 	if len(packet) < least {
 		return nil, errMalformed
@@ -162,6 +164,13 @@ func (f *RTCP) openLocked(dst, packet []byte) ([]byte, error) {
 		f.senders = append(f.senders, rtcpSender{ssrc: ssrc, newest: index, seen: [2]uint64{1, 0}})
 	}
 	return plain, nil
+}
+
+// Affords takes one report from the client's budget, and reports whether there was one.
+func (f *RTCP) Affords() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.affordLocked(time.Now())
 }
 
 // senderOf is the SSRC of the sender of an RTCP packet's first report.
