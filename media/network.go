@@ -320,7 +320,7 @@ func (n *network) listen(now *addresses) error {
 		return err
 	}
 	for _, s := range n.sockets { // reading starts when all of our own addresses are known
-		c := icemux.Config{Own: n.own, Counters: &n.muxed, Log: n.cfg.Log}
+		c := icemux.Config{Own: n.own, Assured: n.cfg.ICEDisconnected / 4, Counters: &n.muxed, Log: n.cfg.Log}
 		if n.turn != nil {
 			c.Relay, c.Relayed = n.toRelay, n.turn.Relays
 		}

@@ -21,7 +21,8 @@
 // The rules over UDP:
 //
 //   - A STUN request goes to the session whose ufrag its USERNAME names, wherever it
-//     comes from. A STUN response goes to the session that sent the request.
+//     comes from. A STUN response goes to the session that sent the request, unless it
+//     tells its agent nothing new ([Config.Assured]).
 //   - A session comes to own an address when its ICE agent answers a request from
 //     there: agents answer only after they have checked MESSAGE-INTEGRITY. An address
 //     that has an owner changes it only if the other session moreover got a response

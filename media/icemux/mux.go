@@ -46,6 +46,10 @@ type Config struct {
 	// Relay is shown what sessions send first, with the local address of their socket.
 	// What it takes goes no further. Nil: nobody is. As TURN otherwise.
 	Relay func(packet []byte, from, to netip.AddrPort) (taken bool)
+	// Assured is for how long an authentic request of a client's shows the agent well enough
+	// that the client is there: meanwhile the agent is not shown most of the responses to its
+	// own requests, once it has selected a pair. Zero: it is shown all.
+	Assured time.Duration
 	// Counters counts what is dropped; several Muxes may share them. Required.
 	Counters *Counters
 	// Log receives errors of sockets, not packets. Required.
@@ -408,6 +412,9 @@ func (p *port) sessionOfSTUN(m *stunMessage, packet []byte, src netip.AddrPort, 
 			}
 		}
 		s.reachedLocked(src, now)
+		if s.tellsNothingLocked(src, a, now) {
+			return nil
+		}
 	}
 	if s == nil {
 		p.cfg.Counters.Unknown.Add(1)

@@ -236,7 +236,7 @@ func TestRequestsAreForgotten(t *testing.T) {
 	p := r.mux.ports[0]
 	p.mu.Lock()
 	require.Len(t, p.asked, maxRequests)
-	p.sessions["s"].askedLocked(transaction{}, netip.AddrPort{}, time.Now().Add(2*requestAge))
+	p.sessions["s"].askedLocked(&stunMessage{}, netip.AddrPort{}, time.Now().Add(2*requestAge))
 	require.Len(t, p.asked, 1)
 	p.mu.Unlock()
 	require.NoError(t, s.Close())

@@ -26,6 +26,8 @@ const (
 	// and sourceIdle how long one counts that sends no STUN any more.
 	sourceUnproven = time.Second
 	sourceIdle     = time.Minute
+	// showEvery is how often the agent is shown a response that tells it nothing new.
+	showEvery = 10 * time.Second
 	// requestAge is how long a response to a request is waited for.
 	requestAge = 10 * time.Second
 	// maxRequests bounds the requests that wait at a time.
@@ -52,6 +54,7 @@ type session struct {
 	port  *port
 	ufrag string
 	of    *Transport
+	since time.Time
 	// lingers ends a former session; nil: it does not end yet. The transport's mu guards it.
 	lingers *time.Timer
 
@@ -83,8 +86,10 @@ type session struct {
 // source is a remote address that sent STUN to a session.
 type source struct {
 	seen     time.Time
-	answered bool // the agent has answered a request: its integrity was right
-	reached  bool // a request of ours to there was answered from there
+	answered bool      // the agent has answered a request: its integrity was right
+	reached  bool      // a request of ours to there was answered from there
+	assured  time.Time // when the agent answered last
+	shown    time.Time // when the agent was shown a response last
 	// nominating is its last request that nominates the pair.
 	nominating transaction
 }
@@ -96,8 +101,9 @@ type sentRequest struct {
 
 // asked is a request of a session's that waits for a response.
 type asked struct {
-	by *session
-	to netip.AddrPort
+	by        *session
+	to        netip.AddrPort
+	nominates bool
 }
 
 // datagram is a packet that waits.
@@ -113,7 +119,7 @@ var datagrams = sync.Pool{New: func() any { return new(datagram) }} // a pool ha
 
 func newSession(p *port, ufrag string, of *Transport) *session {
 	return &session{
-		port: p, ufrag: ufrag, of: of, sources: map[netip.AddrPort]*source{},
+		port: p, ufrag: ufrag, of: of, since: time.Now(), sources: map[netip.AddrPort]*source{},
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 }
@@ -176,6 +182,7 @@ func (s *session) answeredLocked(addr netip.AddrPort, id transaction, now time.T
 		src.answered = true
 		s.ever++
 	}
+	src.assured = now
 	s.ownLocked(addr, src)
 	return s.port.owners[addr] == s && s.checkedLocked(addr, src.nominating == id, now)
 }
@@ -188,6 +195,23 @@ func (s *session) reachedLocked(addr netip.AddrPort, now time.Time) {
 	}
 }
 
+// tellsNothingLocked reports whether the agent need not be shown the client's response from
+// addr: it has selected a pair, has been shown a response from there since, and has just
+// heard from there that the client is there. Each packet that it is shown wakes three
+// goroutines one after the other, and of each client one comes every two seconds.
+func (s *session) tellsNothingLocked(addr netip.AddrPort, a asked, now time.Time) bool {
+	src, selected := s.sources[addr], s.of.selectedAt.Load()
+	if src == nil {
+		return false
+	}
+	if !a.nominates && selected != nil && selected.After(s.since) && src.shown.After(*selected) &&
+		now.Sub(src.shown) < showEvery && now.Sub(src.assured) < s.port.cfg.Assured {
+		return true
+	}
+	src.shown = now
+	return false
+}
+
 // ownLocked makes the session the owner of addr, if it may be.
 func (s *session) ownLocked(addr netip.AddrPort, src *source) {
 	owner := s.port.owners[addr]
@@ -197,7 +221,7 @@ func (s *session) ownLocked(addr netip.AddrPort, src *source) {
 }
 
 // askedLocked takes note of a request, whose response is the session's.
-func (s *session) askedLocked(id transaction, to netip.AddrPort, now time.Time) {
+func (s *session) askedLocked(m *stunMessage, to netip.AddrPort, now time.Time) {
 	if s.port.sessions[s.ufrag] != s {
 		return
 	}
@@ -207,8 +231,8 @@ func (s *session) askedLocked(id transaction, to netip.AddrPort, now time.Time) 
 		over++
 	}
 	s.requests = append(s.requests[:0], s.requests[over:]...)
-	s.requests = append(s.requests, sentRequest{id, now})
-	s.port.asked[id] = asked{s, to}
+	s.requests = append(s.requests, sentRequest{m.id, now})
+	s.port.asked[m.id] = asked{s, to, m.nominates()}
 }
 
 // heardLocked follows a packet other than STUN from a source that the session owns, and
@@ -400,7 +424,7 @@ func (s *session) note(m *stunMessage, to netip.AddrPort) bool {
 	case classSuccess:
 		moved = s.answeredLocked(to, m.id, now)
 	case classRequest:
-		s.askedLocked(m.id, to, now)
+		s.askedLocked(m, to, now)
 	default:
 	}
 	p.mu.Unlock()

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pion/ice/v4"
@@ -51,6 +52,8 @@ type Transport struct {
 	authentic Authentic // nil: see For
 	linger    time.Duration
 
+	selectedAt atomic.Pointer[time.Time] // nil: the agent has selected no pair
+
 	// mu guards the following. A port's mu may be taken while it is held.
 	mu     sync.Mutex
 	former []*session // oldest first
@@ -89,6 +92,8 @@ func (t *Transport) RemoveConnByUfrag(ufrag string) {
 
 // Selected tells that ICE has selected a pair. The former sessions end soon.
 func (t *Transport) Selected() {
+	now := time.Now()
+	t.selectedAt.Store(&now)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, s := range t.former {
