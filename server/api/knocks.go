@@ -166,16 +166,17 @@ func (k *knocks) add(one knock) (secret string, err error) {
 }
 
 // of returns those that wait before a room, in the order of coming.
-func (k *knocks) of(room string, now time.Time) []knock {
+func (k *knocks) of(room string, now time.Time) []*knock {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	var all []knock
+	var all []*knock // each type of struct that is sorted takes 20 KB of the program, and pointers share theirs
 	for _, one := range k.byID {
 		if one.room == room && one.state == knockWaiting && !one.over(now) {
-			all = append(all, *one)
+			copied := *one
+			all = append(all, &copied)
 		}
 	}
-	slices.SortFunc(all, func(a, b knock) int { return cmp.Or(a.since.Compare(b.since), strings.Compare(a.id, b.id)) })
+	slices.SortFunc(all, func(a, b *knock) int { return cmp.Or(a.since.Compare(b.since), strings.Compare(a.id, b.id)) })
 	return all
 }
 
