@@ -2,7 +2,6 @@ package program
 
 import (
 	"context"
-	"log/slog"
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
@@ -57,7 +56,7 @@ func percentWith(used uint64) int {
 // keepSmall gives memory back when quiet times begin, and lets little garbage gather in them,
 // until ctx ends. If the operator has told the runtime how much there may be (GOGC), that
 // stays.
-func keepSmall(ctx context.Context, log *slog.Logger) {
+func keepSmall(ctx context.Context) {
 	figures := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}, {Name: "/gc/heap/live:bytes"}, {Name: "/gc/gogc:percent"}}
 	metrics.Read(figures)
 	if figures[2].Value.Uint64() != usualPercent {
@@ -79,9 +78,6 @@ func keepSmall(ctx context.Context, log *slog.Logger) {
 			debug.FreeOSMemory() // it collects, too
 			metrics.Read(figures[1:2])
 			debug.SetGCPercent(percentWith(figures[1].Value.Uint64()))
-			if err := unmapProgram(); err != nil {
-				log.Debug("pages of the program's file stay in memory", "error", err)
-			}
 		} else if wasQuiet && !quiet {
 			debug.SetGCPercent(usualPercent)
 		}
