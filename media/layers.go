@@ -100,6 +100,9 @@ func (p *Peer) openLayer(u *upStream, pt uint8) {
 		NoNACK: pub.kind == webrtc.RTPCodecTypeVideo && !hasFeedback(all[i], "nack", ""),
 		FIR:    !hasFeedback(all[i], "nack", "pli") && hasFeedback(all[i], "ccm", "fir"),
 	})
+	if rtt := s.t.roundTrip(); rtt > 0 {
+		u.layer.SetRTT(rtt)
+	}
 	p.follow(u.layer)
 	u.pt, u.redPT, u.reopening = pt, 0, false
 	if strings.EqualFold(fc.MimeType, mimeOpus) {

@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/pion/ice/v4"
 	"github.com/pion/stun/v4"
@@ -43,6 +44,36 @@ func (p *Peer) followPath(t *transport) {
 	if !t.down.Follow(way) {
 		p.needsReconnect("media can no longer go where ICE leads")
 	}
+}
+
+// measureRoundTrip tells the layers that the client sends the round trip to it.
+func (p *Peer) measureRoundTrip() {
+	rtt := p.pub.roundTrip()
+	if rtt == 0 {
+		return
+	}
+	for _, s := range p.sections {
+		for _, u := range s.streams {
+			if u.layer != nil {
+				u.layer.SetRTT(rtt)
+			}
+		}
+	}
+}
+
+// roundTrip is the round trip to the client, as ICE measures it with the checks that go on while
+// the transport lives, whatever it carries and by whichever path; 0 = unknown. A check may meet a
+// queue, so the shorter of the last two counts. The agent is shown one each ten seconds at least.
+func (t *transport) roundTrip() time.Duration {
+	if pair := t.checked.Load(); pair != nil {
+		if trip := time.Duration(pair.CurrentRoundTripTime() * float64(time.Second)); trip != t.trips[0] {
+			t.trips = [2]time.Duration{trip, t.trips[0]}
+		}
+	}
+	if t.trips[1] == 0 {
+		return t.trips[0]
+	}
+	return min(t.trips[0], t.trips[1])
 }
 
 // clientMoved follows a client whose packets come from another address, because a NAT or a

@@ -215,6 +215,7 @@ func (p *Peer) loop() {
 			p.tellFacts()
 		case <-judge.C:
 			judge.Reset(p.untilJudged(time.Now()))
+			p.measureRoundTrip()
 			_, score := p.quality.judge()
 			if p.connected {
 				p.summary.look(p.down().protocol(), float64(score), p.down().down.Stats().Estimate, time.Now())

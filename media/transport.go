@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/pion/ice/v4"
 	"github.com/pion/rtcp"
@@ -24,7 +25,7 @@ import (
 const maxCandidates = 128
 
 // transport is one peer connection and its negotiation. It belongs to its peer's loop,
-// except for the ingress and moved.
+// except for the ingress, moved and checked.
 type transport struct {
 	role role
 	side Connection
@@ -47,7 +48,12 @@ type transport struct {
 	// The loop writes it, and the readers of sockets read it.
 	password atomic.Pointer[string]
 
-	carrier       string // what protocol has found; "": it must ask ICE
+	// checked is the pair on which the client's last check came; nil: none yet. ICE writes it, and
+	// the loop reads it.
+	checked atomic.Pointer[ice.CandidatePair]
+
+	carrier       string           // what protocol has found; "": it must ask ICE
+	trips         [2]time.Duration // of the last two of ICE's checks, the newest first; 0 = unknown
 	state         webrtc.PeerConnectionState
 	everConnected bool
 	gone          bool                      // the client closed it
@@ -113,7 +119,8 @@ func (p *Peer) newTransport(r role, side Connection) (*transport, error) {
 	t.down.ActIn(p.engine.turns[int(paced)%len(p.engine.turns)])
 	t.down.LimitVoices(p.engine.cfg.MaxForwardedAudio)
 	t.ingress.feedback, t.ingress.unparked = t.down.Feedback, &p.engine.counters.intakeOverflow
-	settings.SetICEBindingRequestHandler(func(_ *stun.Message, _, remote ice.Candidate, _ *ice.CandidatePair) bool {
+	settings.SetICEBindingRequestHandler(func(_ *stun.Message, _, remote ice.Candidate, pair *ice.CandidatePair) bool {
+		t.checked.Store(pair)
 		return t.movedTo(remote)
 	})
 	settings.BufferFactory = t.ingress.buffer

@@ -9,19 +9,8 @@ import (
 	"parlor/media/forward/audiolevel"
 )
 
-// The shortest interval between two requests for a keyframe of a layer, the interval of
-// receiver reports, and how long the packets of a silent layer are kept.
+// The interval of receiver reports, and how long the packets of a silent layer are kept.
 const (
-	keyIntervalLow  = int64(500 * time.Millisecond)
-	keyIntervalHigh = int64(time.Second)
-	// A subscriber without a picture comes just after a keyframe when several join at once.
-	// It need not wait for a whole interval, up to keyCredit times in a row. libwebrtc's
-	// encoders ignore requests that are less than 300 ms apart, so one that got no keyframe
-	// is repeated sooner, too.
-	keyIntervalStart = int64(350 * time.Millisecond)
-	keyCredit        = 2
-	// keyAnswered is how long after a request a keyframe is taken for the answer.
-	keyAnswered  = int64(time.Second)
 	videoReports = int64(time.Second)
 	audioReports = int64(2 * time.Second)
 	forgetAfter  = int64(10 * time.Second)
@@ -45,56 +34,6 @@ func (l *Layer) askAgain(ssrc uint32, numbers []uint16) {
 		MediaSSRC:  ssrc,
 		Nacks:      rtcp.NackPairsFromSequenceNumbers(numbers),
 	})
-}
-
-// RequestKeyFrame asks the publisher for a keyframe, at most once per interval of the
-// layer. A request that comes too early is sent later, unless a keyframe comes first.
-func (l *Layer) RequestKeyFrame() { l.requestKeyFrame(l.track.since(time.Now()), false) }
-
-// requestKeyFrame requests a keyframe. start: a subscriber has no picture without it.
-func (l *Layer) requestKeyFrame(now int64, start bool) {
-	if !l.track.video || l.track.muted.Load() {
-		return
-	}
-	l.track.stir(now)
-	l.mu.Lock()
-	l.keyWanted, l.keyStart = true, l.keyStart || start
-	request := l.keyRequestLocked(now)
-	l.mu.Unlock()
-	if request != nil {
-		l.writeRTCP(request)
-	}
-}
-
-// keyRequestLocked is the request for a keyframe, if one is wanted and due; else nil.
-func (l *Layer) keyRequestLocked(now int64) rtcp.Packet {
-	interval := keyIntervalLow
-	if l.isHigh() {
-		interval = keyIntervalHigh
-	}
-	shortest := interval
-	if l.keyStart && l.keyPaid-now <= keyCredit*interval {
-		shortest = keyIntervalLow
-		if l.keyHeard {
-			shortest = keyIntervalStart
-		}
-	}
-	if !l.keyWanted || !l.hasSSRC || l.keyAsked != 0 && now-l.keyAsked < shortest {
-		return nil
-	}
-	l.keyAsked, l.keyHeard = max(now, 1), false
-	l.track.keyAsked.Store(now)
-	l.keyPaid = max(l.keyPaid, now) + interval
-	l.counters.keyRequests.Add(1)
-	if l.cfg.FIR {
-		l.firSeq++
-		return &rtcp.FullIntraRequest{
-			SenderSSRC: l.track.rtcpSSRC,
-			MediaSSRC:  l.ssrc,
-			FIR:        []rtcp.FIREntry{{SSRC: l.ssrc, SequenceNumber: l.firSeq}},
-		}
-	}
-	return &rtcp.PictureLossIndication{SenderSSRC: l.track.rtcpSSRC, MediaSSRC: l.ssrc}
 }
 
 func (l *Layer) writeRTCP(packets ...rtcp.Packet) {
@@ -130,10 +69,8 @@ func (l *Layer) tick(now int64) {
 			})
 		}
 	}
-	if l.live.Load() && !l.track.muted.Load() {
-		if request := l.keyRequestLocked(now); request != nil {
-			packets = append(packets, request)
-		}
+	if request := l.repeatKeyRequestLocked(now); request != nil {
+		packets = append(packets, request)
 	}
 	if report := l.receiverReportLocked(now); report != nil {
 		packets = append(packets, report)
@@ -190,14 +127,25 @@ func (l *Layer) receiverReportLocked(now int64) rtcp.Packet {
 	return &rtcp.ReceiverReport{SSRC: l.track.rtcpSSRC, Reports: []rtcp.ReceptionReport{block}}
 }
 
-// SetRTT sets the round-trip time to the publisher. The interval between two requests for
-// the same packet depends on it. Without SetRTT the time is measured from the answers.
+// SetRTT sets the round-trip time to the publisher, which must be more than 0. Requests for
+// packets and for keyframes are repeated by it. Without SetRTT only answers show how long to
+// wait for them.
 func (l *Layer) SetRTT(rtt time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.rtt = int64(rtt)
 	if l.missing != nil {
 		l.missing.SetRTT(rtt)
 	}
+}
+
+// rttLocked is the round-trip time to the publisher, as set or else as answers to requests for
+// packets show; 0 = unknown. mu is held.
+func (l *Layer) rttLocked() time.Duration {
+	if l.rtt == 0 && l.missing != nil {
+		return l.missing.RTT()
+	}
+	return time.Duration(l.rtt)
 }
 
 // setAudioLevel stores the level for AudioLevel.

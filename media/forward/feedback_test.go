@@ -325,7 +325,7 @@ func TestAReceiverThatMissesForgottenPacketsGetsAKeyframe(t *testing.T) {
 	got := r.take()
 	requests := func(numbers ...uint16) int {
 		s.rtcp.take()
-		s.layer.keyAsked = 0 // the last request is long ago
+		s.layer.keys = keyRequests{} // the last request is long ago
 		r.f.HandleRTCP([]rtcp.Packet{&rtcp.TransportLayerNack{MediaSSRC: 5000, Nacks: rtcp.NackPairsFromSequenceNumbers(numbers)}})
 		return count[*rtcp.PictureLossIndication](s.rtcp.take())
 	}
@@ -348,7 +348,7 @@ func TestAReceiverThatAsksForSecondsGetsNoKeyframe(t *testing.T) {
 	r := newReceiver(track, vp8Config(), nil)
 	ask := func(numbers ...uint16) (requests int) {
 		s.rtcp.take()
-		s.layer.keyAsked = 0 // the last request is long ago
+		s.layer.keys = keyRequests{} // the last request is long ago
 		r.f.HandleRTCP([]rtcp.Packet{&rtcp.TransportLayerNack{MediaSSRC: 5000, Nacks: rtcp.NackPairsFromSequenceNumbers(numbers)}})
 		return count[*rtcp.PictureLossIndication](s.rtcp.take())
 	}

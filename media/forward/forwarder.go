@@ -65,8 +65,7 @@ type Forwarder struct {
 
 	receipts receipts // by a lock of its own
 
-	mu     sync.Mutex // guards the following; held while out's Write and Flush are called
-	closed bool
+	mu sync.Mutex // guards the following; held while out's Write and Flush are called
 	// beginning is the index, plus 1, of a layer of which a packet is about to be forwarded. It
 	// may belong to a keyframe, so none is requested.
 	beginning uint8
@@ -81,6 +80,7 @@ type Forwarder struct {
 	rate           int64  // clock rate of the last forwarded packet, Hz
 	current        *Layer // the last source; nil before the first
 	generation     uint32 // of current
+	closed         bool   // nothing is, any more
 	inStep         bool   // the next packet of current continues the forwarded stream
 	broken         bool   // current lost a descriptor structure, and continues with its next keyframe
 	numbered       bool   // header has a transport-wide number
@@ -108,7 +108,8 @@ type Forwarder struct {
 	counted        Traffic // the part of stats that is in the totals
 	waiting        *Layer  // the layer of which a keyframe must be requested
 	keyAt          int64   // number of the first packet of the last keyframe; 0 = none yet
-	rescuedAt      int64   // keyAt + 1 as a keyframe was requested because of forgotten packets; 0 = never
+	keySent        uint32  // when it was sent, as answerTime says
+	rescued        bool    // another was requested since, because of forgotten packets
 	queue          queue   // of packets that wait in the downlink's pacer
 
 	state, stateTold livekit.StreamState // of video
@@ -361,7 +362,7 @@ func (f *Forwarder) writeNext(b *burst, p *packet.Packet) {
 	}, framing{picture: off, mask: f.selector.mask(p), playout: least, described: f.described.shift}}
 	f.history.put(out, &s)
 	if beginsKey(p) {
-		f.keyAt = out
+		f.keyAt, f.keySent, f.rescued = out, answerTime(p.Arrival), false
 	}
 	f.anchor = anchor{valid: true, timestamp: p.Timestamp + f.offset, arrival: p.Arrival}
 	f.deliver(p, &s, b.sendTime, f.kind())

@@ -77,12 +77,8 @@ type Layer struct {
 	rates      rateMeter
 	window     lossWindow
 	judged     int64 // when window was last added to
-	keyWanted  bool
-	keyStart   bool  // a subscriber has no picture without it
-	keyAsked   int64 // time; 0 = never
-	keyHeard   bool  // a keyframe came since
-	keyPaid    int64 // time until which the requests so far are an interval apart each
-	firSeq     uint8
+	rtt        int64 // to the publisher, ns, as set; 0 = unknown
+	keys       keyRequests
 	reported   int64   // time of the last receiver report
 	counted    Traffic // the counts that are in the totals
 	captured   captureTime
@@ -191,9 +187,13 @@ func (l *Layer) receive(p *packet.Packet) bool {
 		l.nacks = l.missing.Due(p.Arrival, l.nacks)
 	}
 	ssrc := l.ssrc
+	request := l.repeatKeyRequestLocked(p.Arrival)
 	l.mu.Unlock()
 	if len(l.nacks) > 0 {
 		l.askAgain(ssrc, l.nacks)
+	}
+	if request != nil {
+		l.writeRTCP(request)
 	}
 	return ok
 }
@@ -268,7 +268,7 @@ func (l *Layer) receiveLocked(p *packet.Packet) bool {
 	}
 	if p.Frame.Key && p.Frame.Start && !p.Late {
 		l.counters.keyFrames.Add(1)
-		l.keyWanted, l.keyStart, l.keyHeard = false, false, true
+		l.keys.answered(p.Arrival, int64(l.rttLocked()))
 	}
 	if len(p.Payload()) > 0 {
 		l.lastArrival.Store(p.Arrival)

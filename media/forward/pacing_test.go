@@ -163,6 +163,7 @@ func TestWhatWaitsIsNotRepeatedInItsOwnStream(t *testing.T) {
 func TestNothingOldLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNarrow(t)
+		n.camera.layer.SetRTT(time.Second) // no answer is missed
 		n.frame(true, 1)
 		n.limit(1_200_000)
 		before := n.video.f.Stats().Overdue

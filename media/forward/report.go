@@ -80,8 +80,8 @@ func (f *Forwarder) answerRemembered(pairs []rtcp.NackPair, at time.Time, now in
 	for _, pair := range pairs {
 		pair.Range(func(number uint16) bool {
 			f.stats.NACKs++
-			if forgotten := f.answerOne(number, sendTime, now); forgotten && f.video && f.extended(number) >= max(f.keyAt, f.history.asked()+1) && f.rescuedAt != f.keyAt+1 {
-				stuck, f.rescuedAt = true, f.keyAt+1
+			if forgotten := f.answerOne(number, sendTime, now); forgotten && f.video && f.extended(number) >= max(f.keyAt, f.history.asked()+1) && !f.rescued {
+				stuck, f.rescued = true, true
 				f.stats.Rescues++
 			}
 			return true
@@ -186,12 +186,16 @@ func (f *Forwarder) answerOne(number uint16, sendTime [3]byte, now int64) (forgo
 	return false
 }
 
-// keyFrameAsked passes a subscriber's request on to the layer that it concerns.
+// keyFrameAsked passes a subscriber's request on to the layer that it concerns, but for one
+// that the subscriber made before the last keyframe could reach it.
 func (f *Forwarder) keyFrameAsked(now int64) {
 	f.mu.Lock()
 	f.stats.KeyRequests++
+	served := f.inStep && f.keyAt != 0 && sinceAnswer(now, f.keySent) < f.ignored()
 	f.mu.Unlock()
-	f.keyFrameNeeded(now)
+	if !served {
+		f.keyFrameNeeded(now)
+	}
 }
 
 // keyFrameNeeded requests a keyframe of the layer that is forwarded, or will be.

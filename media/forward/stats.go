@@ -67,9 +67,7 @@ func (l *Layer) Stats() LayerStats {
 	if !s.Live {
 		s.Bitrate, s.FPS = 0, 0
 	}
-	if l.missing != nil {
-		s.RTT = l.missing.RTT()
-	}
+	s.RTT = l.rttLocked()
 	if at := l.lastArrival.Load(); at != 0 {
 		s.LastPacket = l.track.epoch.Add(time.Duration(at))
 	}

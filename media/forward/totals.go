@@ -147,11 +147,7 @@ type Account struct {
 func (l *Layer) Account() Account {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	a := Account{Traffic: l.trafficLocked(), Inbound: true}
-	if l.missing != nil {
-		a.RTT = l.missing.RTT()
-	}
-	return a
+	return Account{Traffic: l.trafficLocked(), Inbound: true, RTT: l.rttLocked()}
 }
 
 // Account is what went to the subscriber.

@@ -37,17 +37,29 @@ type missing struct {
 type Tracker struct {
 	missing []missing // by ext, ascending
 	next    int64     // time of the first request that is due, at the latest
-	rtt     int64
+	path    int64     // round trip, as set; 0 = unknown
+	answer  int64     // smoothed time from a request to its answer
+	learnt  bool      // answer is measured
 }
 
 // New makes a tracker. It holds at most a thousand packets.
-func New() *Tracker { return &Tracker{rtt: defaultRTT} }
+func New() *Tracker { return &Tracker{answer: defaultRTT} }
 
-// SetRTT sets the time from a request to its answer.
-func (t *Tracker) SetRTT(rtt time.Duration) { t.rtt = max(int64(rtt), int64(time.Millisecond)) }
+// SetRTT sets the round-trip time. No answer comes sooner. Answers alone are slow to tell that it
+// has become long, and not sure.
+func (t *Tracker) SetRTT(rtt time.Duration) {
+	if t.path = max(int64(rtt), int64(time.Millisecond)); !t.learnt {
+		t.answer = t.path
+	}
+}
 
-// RTT is the round-trip time, as set or as measured from answers.
-func (t *Tracker) RTT() time.Duration { return time.Duration(t.rtt) }
+// RTT is the round-trip time, as set or else as measured from answers; 0 = unknown.
+func (t *Tracker) RTT() time.Duration {
+	if t.path == 0 && t.learnt {
+		return time.Duration(t.answer)
+	}
+	return time.Duration(t.path)
+}
 
 // Advance notes that the newest packet is ext, after previous: the packets between are
 // missing.
@@ -86,17 +98,17 @@ func (t *Tracker) Arrived(ext, now int64) bool {
 	switch m := &t.missing[i]; {
 	case m.tries == 1:
 		t.learn(now-m.asked, 8)
-	case m.tries > 1 && now-m.since > t.rtt:
+	case m.tries > 1 && now-m.since > max(t.answer, t.path):
 		t.learn(now-m.since, 16)
 	}
 	t.keep(slices.Delete(t.missing, i, i+1))
 	return true
 }
 
-// learn takes a sample of the round trip with the weight 1/part.
+// learn takes a sample of the time to an answer with the weight 1/part.
 func (t *Tracker) learn(sample, part int64) {
 	if sample >= int64(time.Millisecond) && sample <= int64(2*time.Second) {
-		t.rtt += (sample - t.rtt) / part
+		t.answer, t.learnt = t.answer+(sample-t.answer)/part, true
 	}
 }
 
@@ -112,7 +124,7 @@ func (t *Tracker) Due(now int64, dst []uint16) []uint16 {
 			if m.tries == maxTries || now-m.since > useful {
 				continue
 			}
-			wait := max(t.rtt, minInterval)
+			wait := max(t.answer, t.path, minInterval)
 			if m.tries > 0 {
 				wait = max(wait, (m.next-m.asked)*5/4)
 			}
@@ -137,5 +149,5 @@ func (t *Tracker) keep(missing []missing) {
 // Waiting reports whether any packet is missing.
 func (t *Tracker) Waiting() bool { return len(t.missing) > 0 }
 
-// Reset drops the missing packets, and keeps the round-trip time.
+// Reset drops the missing packets, and keeps what is known of the time that answers take.
 func (t *Tracker) Reset() { t.missing = t.missing[:0] }

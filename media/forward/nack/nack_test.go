@@ -76,6 +76,46 @@ func TestLearnsALongerRoundTrip(t *testing.T) {
 	require.LessOrEqual(t, asked, 110, "a hundred are missing")
 }
 
+// By the round trip no packet is asked for again before its answer can have come, also if the path
+// was shorter before.
+func TestIsToldALongRoundTrip(t *testing.T) {
+	n := New()
+	require.Zero(t, n.RTT(), "nothing is known")
+	n.Advance(0, 2, -5000*ms)
+	require.Len(t, n.Due(-5000*ms, nil), 1)
+	require.True(t, n.Arrived(1, -4990*ms))
+	require.NotZero(t, n.RTT())
+	n.SetRTT(300 * time.Millisecond)
+	asked := 0
+	for now := int64(0); now < 10_000*ms; now += 10 * ms {
+		if now%(1000*ms) == 0 {
+			n.Advance(2+now/(500*ms), 4+now/(500*ms), now)
+		}
+		asked += len(n.Due(now, nil))
+		if now%(1000*ms) == 300*ms {
+			require.True(t, n.Arrived(now/(1000*ms)*2+3, now))
+		}
+	}
+	require.LessOrEqual(t, asked, 20)
+	require.Equal(t, 300*time.Millisecond, n.RTT())
+}
+
+// A client that takes longer to answer than the round trip is given that time.
+func TestRemembersHowLongAnswersTake(t *testing.T) {
+	n := New()
+	n.SetRTT(20 * time.Millisecond)
+	for i := range int64(100) {
+		n.SetRTT(20 * time.Millisecond)
+		n.Advance(2*i, 2*i+2, i*1000*ms)
+		require.Len(t, n.Due(i*1000*ms, nil), 1)
+		if i > 30 {
+			require.Empty(t, n.Due(i*1000*ms+45*ms, nil))
+		}
+		require.True(t, n.Arrived(2*i+1, i*1000*ms+50*ms))
+	}
+	require.Equal(t, 20*time.Millisecond, n.RTT())
+}
+
 // A jump of the numbers, packets that are left out for ever, and a network that was away cost
 // neither memory nor many requests.
 func TestRequestsAndMemoryAreBounded(t *testing.T) {

@@ -1,0 +1,189 @@
+package forward
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/livekit/protocol/livekit"
+	"github.com/pion/rtcp"
+	"github.com/stretchr/testify/require"
+)
+
+// film is a publisher's encoder behind a path: it has a frame every 33 ms, and takes a while to
+// make a keyframe.
+type film struct {
+	*sender
+	rtt, encode time.Duration
+	loses       int // how many requests are lost
+
+	due      time.Time // when the keyframe comes that was asked for; zero: none was
+	requests []time.Time
+}
+
+func newFilm(track *Track, quality livekit.VideoQuality, rtt, encode time.Duration) *film {
+	s := &film{sender: newSender(track, 1, vp8Config(), "", quality), rtt: rtt, encode: encode}
+	s.layer.SetRTT(rtt)
+	return s
+}
+
+// run lets it go on; meanwhile is called every millisecond.
+func (f *film) run(length time.Duration, meanwhile func()) {
+	end := time.Now().Add(length)
+	for next := time.Now(); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		now := time.Now()
+		for range count[*rtcp.PictureLossIndication](f.rtcp.take()) {
+			f.requests = append(f.requests, now)
+			switch {
+			case f.loses > 0:
+				f.loses--
+			case f.due.IsZero():
+				f.due = now.Add(f.rtt + f.encode)
+			}
+		}
+		key := !f.due.IsZero() && !now.Before(f.due)
+		if key || !now.Before(next) {
+			next = now.Add(33 * time.Millisecond)
+			f.layer.WriteRTP(f.makeFrame(key, 0, 1)[0], now)
+			if key {
+				f.due = time.Time{}
+			}
+		}
+		if meanwhile != nil {
+			meanwhile()
+		}
+	}
+}
+
+// A request for a keyframe that is lost is repeated after the round trip to the publisher and
+// the time to encode. Until then nothing is asked for that is under way, however many ask.
+func TestALostKeyRequestIsRepeatedAfterTheRoundTrip(t *testing.T) {
+	for _, quality := range []livekit.VideoQuality{livekit.VideoQuality_LOW, livekit.VideoQuality_HIGH} {
+		for _, rtt := range []time.Duration{10 * time.Millisecond, 150 * time.Millisecond, 500 * time.Millisecond, 900 * time.Millisecond} {
+			t.Run(fmt.Sprintf("%v, %v", quality, rtt), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+					s := newFilm(track, quality, rtt, 30*time.Millisecond)
+					receivers := make([]*receiver, 10)
+					for i := range receivers {
+						receivers[i] = newReceiver(track, vp8Config(), nil)
+					}
+					s.run(8*time.Second, nil)
+					s.requests = nil
+					asking := 0
+					ask := func() {
+						if asking++; len(s.requests) < 2 && asking%20 == 0 {
+							receivers[asking/20%len(receivers)].f.HandleRTCP([]rtcp.Packet{&rtcp.PictureLossIndication{MediaSSRC: 5000}})
+						}
+					}
+					s.run(rtt+30*time.Millisecond, ask)
+					require.Len(t, s.requests, 1, "it is under way")
+					s.run(5*time.Second, nil)
+
+					s.requests, s.loses = nil, 1
+					s.run(3*time.Second, ask)
+					require.Len(t, s.requests, 2, "the second is answered")
+					after := s.requests[1].Sub(s.requests[0])
+					require.Greater(t, after, rtt+30*time.Millisecond)
+					require.Less(t, after, rtt+200*time.Millisecond)
+				})
+			})
+		}
+	}
+}
+
+// A publisher that takes longer for a keyframe than most is given that time, once that is known.
+func TestASlowEncoderIsNotAskedTwice(t *testing.T) {
+	for _, encode := range []time.Duration{200 * time.Millisecond, 700 * time.Millisecond} {
+		synctest.Test(t, func(t *testing.T) {
+			track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+			s := newFilm(track, livekit.VideoQuality_HIGH, 20*time.Millisecond, encode)
+			r := newReceiver(track, vp8Config(), nil)
+			ask := func(times int) {
+				for range times {
+					r.f.RequestKeyFrame()
+					s.run(4*time.Second, nil)
+				}
+			}
+			ask(12)
+			s.requests = nil
+			ask(5)
+			require.Len(t, s.requests, 5, "%v", encode)
+			s.encode = 30 * time.Millisecond // it has become faster
+			ask(8)
+			s.requests, s.loses = nil, 1
+			ask(1)
+			require.Len(t, s.requests, 2)
+			require.Less(t, s.requests[1].Sub(s.requests[0]), 400*time.Millisecond)
+		})
+	}
+}
+
+// A receiver that asked for a keyframe before the one could reach it that others asked for, has
+// been served. One that asks later has not.
+func TestAReceiverIsServedByTheKeyframeOnItsWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+		s := newFilm(track, livekit.VideoQuality_HIGH, 20*time.Millisecond, 30*time.Millisecond)
+		r, other := newReceiver(track, vp8Config(), nil), newReceiver(track, vp8Config(), nil)
+		ask := func(after time.Duration) int {
+			s.run(5*time.Second, nil)
+			s.requests = nil
+			other.f.RequestKeyFrame()
+			s.run(51*time.Millisecond, nil)
+			s.run(after, nil)
+			r.f.HandleRTCP([]rtcp.Packet{&rtcp.PictureLossIndication{MediaSSRC: 5000}})
+			s.run(3*time.Second, nil)
+			return len(s.requests)
+		}
+		require.Equal(t, 1, ask(20*time.Millisecond))
+		require.Equal(t, 2, ask(150*time.Millisecond))
+		r.f.receipts.mu.Lock()
+		r.f.receipts.newest.rtt = 40 * time.Millisecond // as its reports say
+		r.f.receipts.mu.Unlock()
+		require.Equal(t, 1, ask(20*time.Millisecond))
+		require.Equal(t, 2, ask(50*time.Millisecond))
+	})
+}
+
+// A publisher that never answers is not flooded.
+func TestAPublisherWithoutKeyframesIsAskedOnceInAnInterval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+		s := newFilm(track, livekit.VideoQuality_HIGH, time.Millisecond, 0)
+		newReceiver(track, vp8Config(), nil)
+		s.loses = 1000
+		s.run(20*time.Second, nil)
+		require.InDelta(t, 22, len(s.requests), 2)
+	})
+}
+
+// A request that is repeated has the number of the first, by which the publisher knows it for
+// the same.
+func TestARepeatedFIRHasItsNumber(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+		log := &rtcpLog{}
+		l := track.AddLayer(LayerConfig{SSRC: 1, Codec: vp8Config(), WriteRTCP: log.write, FIR: true})
+		s := &sender{layer: l, ssrc: 1, pt: 96, rtcp: log, at: time.Now()}
+		newReceiver(track, vp8Config(), nil)
+		numbers := func() (list []uint8) {
+			s.at = time.Now()
+			s.frame(false, 1)
+			time.Sleep(800 * time.Millisecond)
+			s.at = time.Now()
+			s.frame(true, 1)
+			for _, fir := range of[*rtcp.FullIntraRequest](log.take()) {
+				list = append(list, fir.FIR[0].SequenceNumber)
+			}
+			time.Sleep(3 * time.Second)
+			require.Greater(t, len(list), 1)
+			return slices.Compact(list)
+		}
+		require.Equal(t, []uint8{1}, numbers())
+		l.RequestKeyFrame()
+		require.Equal(t, []uint8{2}, numbers())
+	})
+}
