@@ -55,6 +55,39 @@ func TestLayersFollowFeedbackByStreams(t *testing.T) {
 	})
 }
 
+// In a section in which the client sends, too, our answer refuses feedback by streams. None is
+// waited for then: what the path carries would be guessed, and nothing would confirm the guess.
+func TestNoFeedbackByStreamsWhereTheClientSends(t *testing.T) {
+	e := newTestEngine(t, nil)
+	a := newClient(t, e, clientConfig{sid: "PA_a"})
+	a.join()
+	pump(t, a.publish("TR_v", vp8, nil))
+	b := newClient(t, e, clientConfig{sid: "PA_b", single: true, interceptors: func(m *webrtc.MediaEngine, r *interceptor.Registry) error {
+		return webrtc.ConfigureCongestionControlFeedback(m, r)
+	}})
+	b.reword = func(offer string) string {
+		return withoutLines(offer, func(line string) bool { return strings.Contains(line, uriTransportCC) })
+	}
+	_, err := b.pub.CreateDataChannel("_reliable", nil)
+	require.NoError(t, err)
+	local, err := webrtc.NewTrackLocalStaticRTP(vp8, "cid-TR_w", "stream")
+	require.NoError(t, err)
+	_, err = b.pub.AddTransceiverFromTrack(local)
+	require.NoError(t, err)
+	b.announce(&livekit.AddTrackRequest{Cid: local.ID(), Type: livekit.TrackType_VIDEO}, &livekit.TrackInfo{Sid: "TR_w", Type: livekit.TrackType_VIDEO})
+	b.subscribe("PA_a", a.published("TR_v"))
+	b.peer.Start()
+	b.offer(false)
+	b.events.wait(t, "connected")
+	require.Contains(t, b.pub.LocalDescription().SDP, "ack ccfb")
+	require.Contains(t, b.pub.RemoteDescription().SDP, "a=sendrecv")
+	require.NotContains(t, b.pub.RemoteDescription().SDP, "ccfb")
+	b.until("it flows", func(s *PeerStats) bool {
+		require.Zero(t, s.Downlink.Estimate, s.Downlink.Cause)
+		return s.Subscriptions[0].Forwarded.Packets > 100
+	})
+}
+
 // Feedback tells of sound, too, where there is a picture on the path: here it tells of nothing
 // else, since the camera sends nothing.
 func TestFeedbackTellsOfSound(t *testing.T) {

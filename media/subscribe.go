@@ -315,7 +315,7 @@ func (s *subscription) Bind(ctx webrtc.TrackLocalContext) (webrtc.RTPCodecParame
 		Codec:           fc,
 		Backup:          backup,
 		Ext:             extensionIDs(ctx.HeaderExtensions()),
-		StreamFeedback:  hasFeedback(codec, streamFeedback.Type, streamFeedback.Parameter) && !hasFeedback(codec, "transport-cc", ""),
+		StreamFeedback:  s.reportsStreams(codec),
 		Output:          s.writer,
 		OnStreamState:   s.streamState,
 		MinPlayoutDelay: s.ask.MinPlayoutDelay,
@@ -349,6 +349,17 @@ func (s *subscription) Bind(ctx webrtc.TrackLocalContext) (webrtc.RTPCodecParame
 		})
 	})
 	return codec, nil
+}
+
+// reportsStreams reports whether the client tells of the packets of a codec by their streams. Of
+// pion's answer, which says so, chooseFeedback leaves that out where the client sends, too.
+func (s *subscription) reportsStreams(codec webrtc.RTPCodecParameters) bool {
+	if s.p.sub == nil {
+		if section := s.p.sections[s.transceiver.Mid()]; section != nil && section.sends {
+			return false
+		}
+	}
+	return hasFeedback(codec, streamFeedback.Type, streamFeedback.Parameter) && !hasFeedback(codec, "transport-cc", "")
 }
 
 // reportsSound reports whether the client tells of the transport-wide numbers of sound in a codec.
