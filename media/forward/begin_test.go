@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"parlor/media/downlink"
+	"parlor/media/downlink/allocate"
 	"parlor/media/downlink/feedback"
 	record "parlor/media/downlink/sent"
 )
@@ -375,6 +377,53 @@ func TestWhatBeginsAgainIsTheHighestWhereThereIsRoom(t *testing.T) {
 					require.Less(t, o.since, 60*time.Millisecond)
 				}
 			})
+		})
+	}
+}
+
+// counter is a stream of a path that counts how often its bandwidth is divided.
+type counter struct {
+	downlink.Stream // not used, but for what follows
+	divisions       atomic.Int64
+}
+
+func (c *counter) SSRC() uint32                               { return 1 }
+func (c *counter) Repair() uint32                             { return 1 }
+func (c *counter) Video() bool                                { return true }
+func (c *counter) Probes() bool                               { return false }
+func (c *counter) Decide(*allocate.Track, *allocate.Decision) {}
+
+func (c *counter) Describe(time.Time) allocate.Track {
+	c.divisions.Add(1)
+	return allocate.Track{ID: 1, Most: allocate.None, Now: allocate.None}
+}
+
+// Subscribers who turn to the track's second codec, while that is sent for others, have their
+// bandwidth divided with it at once: no layer of it begins, which would.
+func TestTurningToABackupCodecThatIsSentDivides(t *testing.T) {
+	for _, sent := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+			first := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_MEDIUM)
+			backup := newSender(track, 2, backupConfig(), "q", livekit.VideoQuality_LOW)
+			path := downlink.New(emptyTransport{})
+			path.Connected()
+			newReceiver(track, vp8Config(), func(c *ForwarderConfig) { c.Downlink, c.Backup = path, backupConfig() })
+			divided := &counter{}
+			path.Add(divided, nil, time.Now())
+			if sent {
+				backup.layer.WriteRTP(backup.packet(true, append([]byte{0x65}, make([]byte, 300)...)), time.Now())
+			}
+			first.at = time.Now()
+			first.frame(true, 1)
+			before := divided.divisions.Load()
+			track.cfg.RegressBelow = 10
+			newSender(track, 3, backupConfig(), "h", livekit.VideoQuality_MEDIUM)
+			if sent {
+				require.EqualValues(t, 1, divided.divisions.Load()-before)
+			} else {
+				require.Zero(t, divided.divisions.Load()-before, "the first codec goes on")
+			}
 		})
 	}
 }

@@ -109,12 +109,16 @@ func (t *Track) AddLayer(cfg LayerConfig) *Layer {
 	}
 	layers := append(append(make([]*Layer, 0, len(old)+1), old...), l)
 	t.layers.Store(&layers)
-	if t.isBackup(l) && len(*t.forwarders.Load()) < t.cfg.RegressBelow {
-		t.regressed.Store(true)
-	}
+	regresses := t.isBackup(l) && len(*t.forwarders.Load()) < t.cfg.RegressBelow && !t.regressed.Swap(true)
 	t.mu.Unlock()
+	at := time.Now()
+	// The forwarders turn to the codec of the new layer. Its first layer that begins divides the
+	// bandwidth; if others are sent already, none begins.
+	if regresses && slices.ContainsFunc(layers, func(l *Layer) bool { return t.isBackup(l) && l.live.Load() }) {
+		t.reallocate(at)
+	}
 	t.retarget()
-	t.updateQualities(time.Now())
+	t.updateQualities(at)
 	return l
 }
 
