@@ -385,6 +385,8 @@ func TestWhatBeginsAgainIsTheHighestWhereThereIsRoom(t *testing.T) {
 type counter struct {
 	downlink.Stream // not used, but for what follows
 	divisions       atomic.Int64
+	meanwhile       func()      // called during a division
+	armed           atomic.Bool // meanwhile is to be called, once
 }
 
 func (c *counter) SSRC() uint32                               { return 1 }
@@ -395,6 +397,9 @@ func (c *counter) Decide(*allocate.Track, *allocate.Decision) {}
 
 func (c *counter) Describe(time.Time) allocate.Track {
 	c.divisions.Add(1)
+	if c.armed.Swap(false) {
+		c.meanwhile()
+	}
 	return allocate.Track{ID: 1, Most: allocate.None, Now: allocate.None}
 }
 
@@ -426,6 +431,36 @@ func TestTurningToABackupCodecThatIsSentDivides(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Two layers that begin at once, with a keyframe each, are asked for none.
+func TestLayersThatBeginAtOnceAreAskedForNoKeyframe(t *testing.T) {
+	track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+	low := newSender(track, 1, vp8Config(), "q", livekit.VideoQuality_LOW)
+	high := newSender(track, 2, vp8Config(), "f", livekit.VideoQuality_HIGH)
+	path := downlink.New(emptyTransport{})
+	path.Connected()
+	r := newReceiver(track, vp8Config(), func(c *ForwarderConfig) { c.Downlink, c.Ext.TransportCC = path, 3 })
+	beginning := func() string {
+		r.f.mu.Lock()
+		defer r.f.mu.Unlock()
+		return fmt.Sprint(r.f.beginning)
+	}
+	var other sync.WaitGroup
+	division := &counter{}
+	division.meanwhile = func() { // high has begun, and low begins before the bandwidth is divided
+		before := beginning()
+		other.Go(func() { low.frame(true, 1) })
+		require.Eventually(t, func() bool { return beginning() != before }, time.Minute, time.Millisecond)
+	}
+	path.Add(division, nil, time.Now())
+	path.Tick(time.Now()) // nothing is sent
+	division.armed.Store(true)
+	high.frame(true, 1)
+	other.Wait()
+	require.False(t, division.armed.Load())
+	require.Zero(t, count[*rtcp.PictureLossIndication](high.rtcp.take()))
+	require.Zero(t, count[*rtcp.PictureLossIndication](low.rtcp.take()))
 }
 
 // A queue that others make on a path, while nothing but sound is sent on it, says nothing of what

@@ -66,9 +66,9 @@ type Forwarder struct {
 	receipts receipts // by a lock of its own
 
 	mu sync.Mutex // guards the following; held while out's Write and Flush are called
-	// beginning is the index, plus 1, of a layer of which a packet is about to be forwarded. It
-	// may belong to a keyframe, so none is requested.
-	beginning uint8
+	// beginning has the bits of the layers of which a packet is about to be forwarded. It may
+	// belong to a keyframe, so none is requested.
+	beginning uint32
 
 	// What is wanted:
 	settings Settings

@@ -74,7 +74,7 @@ func (f *Forwarder) setLimit(l limit) {
 			f.state = livekit.StreamState_PAUSED
 			f.stats.Pauses++
 		}
-		if request = f.retargetLocked(false); request != nil && request.index+1 == f.beginning {
+		if request = f.retargetLocked(false); request != nil && f.beginning>>request.index&1 != 0 {
 			request = nil
 		}
 	}

@@ -101,7 +101,7 @@ func (f *Forwarder) retarget(now int64) {
 // divides: the bandwidth is divided with it.
 func (f *Forwarder) begin(l *Layer, at time.Time, divides bool) {
 	f.mu.Lock()
-	f.beginning = l.index + 1
+	f.beginning |= 1 << l.index
 	wanted := f.video && f.wantedLocked() != livekit.VideoQuality_OFF && l.cfg.Codec.carries(*f.codec())
 	f.mu.Unlock()
 	if divides && wanted && !f.track.muted.Load() {
@@ -109,7 +109,7 @@ func (f *Forwarder) begin(l *Layer, at time.Time, divides bool) {
 	}
 	f.mu.Lock()
 	f.retargetLocked(false)
-	f.beginning = 0
+	f.beginning &^= 1 << l.index
 	f.mu.Unlock()
 }
 
