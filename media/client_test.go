@@ -179,6 +179,7 @@ type client struct {
 	onTrack  func(*webrtc.TrackRemote) // called on its own goroutine instead of tracks; nil: tracks is used
 	reword   func(string) string       // changes an offer before it is sent; nil: unchanged
 	reread   func(string) string       // changes an answer before it is applied; nil: unchanged
+	reanswer func(string) string       // changes an answer before it is sent; nil: unchanged
 	reroute  func(string) string       // changes the server's candidates, and the client sends none; nil: unchanged
 
 	layerSizes    [3]int               // of the frames of publishSimulcast, in bytes; 0: minimal
@@ -465,7 +466,11 @@ func (c *client) answerLocked(o Description) {
 	if err := c.sub.SetLocalDescription(answer); err != nil {
 		c.t.Errorf("set answer: %v", err)
 	}
-	d := Description{SDP: c.hidden(answer.SDP), ID: o.ID}
+	text := answer.SDP
+	if c.reanswer != nil {
+		text = c.reanswer(text)
+	}
+	d := Description{SDP: c.hidden(text), ID: o.ID}
 	if c.repeats {
 		d.ID = 0
 		if c.repeated != nil {

@@ -2,12 +2,14 @@ package media
 
 import (
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/livekit/protocol/livekit"
 	"github.com/pion/interceptor"
 	"github.com/pion/rtcp"
+	"github.com/pion/rtp"
 	"github.com/pion/webrtc/v4"
 	"github.com/stretchr/testify/require"
 
@@ -114,6 +116,72 @@ func TestFeedbackTellsOfSound(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A client that takes transport-wide feedback for pictures alone gets sound without numbers: it
+// would be taken for one that loses all sound. Its pictures are as others'.
+func TestSoundThatIsNotReportedOnHasNoNumbers(t *testing.T) {
+	bothModes(t, func(t *testing.T, single bool) {
+		e := newTestEngine(t, nil)
+		a := newClient(t, e, clientConfig{sid: "PA_a"})
+		a.join()
+		pump(t, a.publish("TR_s", opus, nil))
+		pump(t, a.publish("TR_v", vp8, nil))
+		b := newClient(t, e, clientConfig{sid: "PA_b", single: single, interceptors: func(m *webrtc.MediaEngine, r *interceptor.Registry) error {
+			return webrtc.ConfigureTWCCSender(m, r)
+		}})
+		b.reword = func(text string) string { // the extension itself is not refused
+			sections := cutSections(text)
+			for i, s := range sections {
+				if strings.HasPrefix(s[0], "m=audio") {
+					sections[i] = s.without(func(line string) bool { return isFeedbackLine(line, "transport-cc") })
+				}
+			}
+			return joinSections(sections)
+		}
+		b.reanswer = b.reword
+		var numbered, plain [2]atomic.Int64 // packets of sound, and of pictures
+		b.onTrack = func(r *webrtc.TrackRemote) {
+			of := int(r.Kind() - webrtc.RTPCodecTypeAudio)
+			drain(r, func(raw []byte) {
+				var h rtp.Header
+				if _, err := h.Unmarshal(raw); err != nil {
+					return
+				}
+				if len(h.GetExtension(numberOf(b, r))) == 2 {
+					numbered[of].Add(1)
+				} else {
+					plain[of].Add(1)
+				}
+			})
+		}
+		b.join()
+		b.subscribe("PA_a", a.published("TR_s"))
+		b.subscribe("PA_a", a.published("TR_v"))
+		b.until("both come, and pictures are told of", func(s *PeerStats) bool {
+			return plain[0].Load() > 150 && numbered[1].Load() > 150 && s.Downlink.Acknowledged > 0
+		})
+		require.Zero(t, numbered[0].Load())
+		require.Zero(t, plain[1].Load())
+		s, err := b.peer.Stats(t.Context())
+		require.NoError(t, err)
+		require.Zero(t, s.Downlink.Loss)
+		require.Zero(t, s.Downlink.Paused)
+	})
+}
+
+// numberOf is the id of the transport-wide number in the packets of a track.
+func numberOf(c *client, r *webrtc.TrackRemote) uint8 {
+	pc := c.pub
+	if !c.single {
+		pc = c.sub
+	}
+	for _, receiver := range pc.GetReceivers() {
+		if receiver.Track() == r {
+			return extensionIDs(receiver.GetParameters().HeaderExtensions).TransportCC
+		}
+	}
+	return 0
 }
 
 // A client that has nothing but an estimate of its own (REMB) is gone by that.

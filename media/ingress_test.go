@@ -28,6 +28,35 @@ func rtpPacket(t testing.TB, ssrc uint32, seq uint16, ext map[uint8]string, payl
 
 func seqOf(b []byte) uint16 { return binary.BigEndian.Uint16(b[2:]) }
 
+// What comes beside the media of a client whose sound alone is numbered, as repeats and padding do,
+// counts for the estimate of its pictures, and not for feedback by those numbers.
+func TestIngressCountsForTheEstimateBesideNumberedSound(t *testing.T) {
+	told := func(beside int) float64 {
+		twcc := forward.NewTWCC(func([]rtcp.Packet) error { t.Error("feedback"); return nil })
+		defer twcc.Close()
+		remb := forward.NewREMB(func([]rtcp.Packet) error { return nil })
+		defer remb.Close()
+		in := newIngress(func() {})
+		in.facts.Store(&ingressFacts{ext: forward.Extensions{AbsSendTime: 5}, twcc: twcc, remb: remb})
+		in.attach(8, taker{}) // they have no layer
+		stream := in.stream(8)
+		start := time.Now()
+		for i := range 3000 { // half a minute, 100 kbit/s of pictures
+			now := start.Add(time.Duration(i) * 10 * time.Millisecond)
+			clock := uint32(i) * (1 << 18) / 100
+			sentAt := string([]byte{byte(clock >> 16), byte(clock >> 8), byte(clock)})
+			remb.Record(forward.Received{SSRC: 7, SendTime: []byte(sentAt), Size: 125, Media: true}, now)
+			if beside > 0 {
+				stream.take(rtpPacket(t, 8, uint16(i), map[uint8]string{5: sentAt}, make([]byte, beside)...), now)
+			}
+		}
+		return remb.Told()
+	}
+	alone, beside := told(0), told(1000)
+	require.NotZero(t, alone)
+	require.Greater(t, beside, 2*alone)
+}
+
 // Packets that come before the sink is known reach it first, in order, though pion has
 // read them too. After detach none comes.
 func TestIngressParks(t *testing.T) {

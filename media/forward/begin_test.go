@@ -403,6 +403,36 @@ func (c *counter) Describe(time.Time) allocate.Track {
 	return allocate.Track{ID: 1, Most: allocate.None, Now: allocate.None}
 }
 
+// A publisher may end a layer and begin it again with each packet. That divides the bandwidth of
+// its subscribers a few times at once, and twice a second from then on.
+func TestALayerThatBeginsWithEachPacketDividesSeldom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+		s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
+		path := downlink.New(emptyTransport{})
+		path.Connected()
+		newReceiver(track, vp8Config(), func(c *ForwarderConfig) { c.Downlink = path })
+		divided := &counter{}
+		path.Add(divided, nil, time.Now())
+		begins := func(length time.Duration) int {
+			s.rtcp.take()
+			divided.divisions.Store(0)
+			for end := time.Now().Add(length); time.Now().Before(end); time.Sleep(time.Millisecond) {
+				s.at = time.Now()
+				s.frame(true, 1)
+				s.layer.HandleRTCP([]rtcp.Packet{&rtcp.Goodbye{Sources: []uint32{1}}})
+			}
+			return int(divided.divisions.Load())
+		}
+		const ticks = 2 // a division in each second, which a subscriber has anyway
+		at := begins(time.Second)
+		require.InDelta(t, beginsCredit+1+2, at, 1+ticks)
+		require.LessOrEqual(t, begins(10*time.Second), 20+10*ticks)
+		time.Sleep(10 * time.Second)
+		require.Greater(t, begins(time.Second), beginsCredit, "which a layer that begins seldom does each time")
+	})
+}
+
 // Subscribers who turn to the track's second codec, while that is sent for others, have their
 // bandwidth divided with it at once: no layer of it begins, which would.
 func TestTurningToABackupCodecThatIsSentDivides(t *testing.T) {
