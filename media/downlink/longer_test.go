@@ -55,3 +55,27 @@ func TestAPathThatBecomesLonger(t *testing.T) {
 	}
 	t.Log(tab.String())
 }
+
+// On a very narrow path each packet of a keyframe waits for the one before as long as for a step
+// of the way. That is a queue, and what makes it is left out at once.
+func TestAVeryNarrowPathIsNotLonger(t *testing.T) {
+	var tab table
+	tab.head()
+	for _, before := range []float64{1e6, 3e6, 20e6} {
+		for _, then := range []float64{80e3, 100e3} {
+			for _, seed := range []uint64{1, 7} {
+				c := plain()
+				c.Rate = before
+				s := newPathOf(seed, c, 1)
+				s.phase(15*time.Second, c.Rate)
+				c.Rate = then
+				s.down.Set(c)
+				m := s.phase(20*time.Second, then)
+				name := fmt.Sprintf("%.0f to %.0f k", before/1e3, then/1e3)
+				tab.row(name, m, s.oracle(then))
+				require.LessOrEqual(t, m.dropped, 60, name)
+			}
+		}
+	}
+	t.Log(tab.String())
+}

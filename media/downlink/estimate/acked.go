@@ -135,6 +135,7 @@ type step struct {
 	since     int64 // that of the first one which counts
 	low, high int64
 	packets   int
+	not       int64 // until then no step is believed
 }
 
 const (
@@ -145,32 +146,39 @@ const (
 	// any case: on a narrow path, eight packets would show a queue of 300 ms ago.
 	leastRecent = 3
 	recentTime  = int64(60 * time.Millisecond)
-	// leastStep is more than a packet takes on a path of 250 kbit/s.
+	// leastStep is more than a packet takes on a path of 250 kbit/s. On a narrower one a queue may
+	// grow in steps, but then one follows another.
 	leastStep = int64(40 * time.Millisecond)
 	// A step has become the way if it stays for stepFor, in which stepPackets come, and changes
-	// by no more than stepStill.
+	// by no more than stepStill. That is known within longestStep, or never.
 	stepFor     = int64(200 * time.Millisecond)
 	stepPackets = 10
 	stepStill   = int64(8 * time.Millisecond)
+	longestStep = int64(600 * time.Millisecond)
+	stepsAgain  = int64(3 * time.Second) // after one that was none
 	mostJitter  = float64(100 * time.Millisecond)
 )
 
 // forget makes the next measurement the new best one.
-func (q *queue) forget() { q.any, q.count, q.current, q.waited, q.step.on = false, 0, 0, 0, false }
+func (q *queue) forget() { q.any, q.count, q.current, q.waited, q.step = false, 0, 0, 0, step{} }
 
-// follow looks whether the way has become longer, and takes it for the best one then. fastest is
-// the fastest of the recent packets.
+// follow looks whether the way has become longer. fastest is the fastest of the recent packets.
 func (q *queue) follow(way, fastest, arrived int64) (longer bool) {
 	jump := way - q.last
 	q.last = way
-	t := &q.step
+	t, jumps := &q.step, q.count > 1 && jump > leastStep+2*int64(q.jitter)
 	switch {
-	case !q.steps:
+	case !q.steps || arrived < t.not:
 		return false
-	case q.count > 1 && jump > leastStep+2*int64(q.jitter):
-		*t = step{on: true, at: arrived}
+	case !t.on:
+		if jumps {
+			*t = step{on: true, at: arrived}
+		}
 		return false
-	case !t.on || arrived-t.at < recentTime:
+	case jumps, arrived-t.at > longestStep:
+		*t = step{not: arrived + stepsAgain}
+		return false
+	case arrived-t.at < recentTime:
 		return false
 	case t.packets == 0:
 		t.since, t.low, t.high = arrived, fastest, fastest
@@ -178,11 +186,12 @@ func (q *queue) follow(way, fastest, arrived int64) (longer bool) {
 	t.packets++
 	t.low, t.high = min(t.low, fastest), max(t.high, fastest)
 	switch {
-	case t.high-t.low > stepStill+int64(q.jitter), fastest-q.base < holdQueue:
-		t.on = false
+	case fastest-q.base < holdQueue: // it was a packet or two that came late
+		*t = step{}
+	case t.high-t.low > stepStill+int64(q.jitter):
+		*t = step{not: arrived + stepsAgain}
 	case t.packets >= stepPackets && arrived-t.since >= stepFor:
-		t.on = false
-		q.settle(t.low)
+		*t = step{}
 		return true
 	}
 	return false

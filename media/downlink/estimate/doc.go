@@ -12,6 +12,8 @@
 //     threshold that adapts to the path.
 //   - The queue is how much longer packets take than the fastest recent ones. It is measured
 //     by the fastest of a few packets, so that jitter does not count as a queue.
+//   - A step is when all packets take longer from one moment on. If the way stays as long, it is
+//     the path that has become longer, and there is no queue.
 //   - The acknowledged bitrate is that of the packets that arrived.
 //   - The loss bound is the bitrate that explains the losses best, if the rest is lost at
 //     random: losses that do not depend on the bitrate are not a sign of congestion.

@@ -145,8 +145,8 @@ func (e *SendSide) Feedback(now int64, results []sent.Result, inFlight int, olde
 			continue
 		}
 		e.acked.add(r.Arrived, int(r.Size))
-		if e.queue.add(now, r.Arrived-r.Sent, r.Arrived) {
-			e.longer()
+		if e.queue.add(now, r.Arrived-r.Sent, r.Arrived) && e.losses.loss <= lossless {
+			e.longer() // with losses, it is a queue that is full
 		}
 		e.spaced.add(r.Arrived, int(r.Size), e.queue.waited)
 		e.trend.add(r.Sent, r.Arrived)
@@ -185,6 +185,7 @@ func (e *SendSide) stands(now int64) bool {
 
 // longer takes back what was concluded from a queue that was none: the way has become longer.
 func (e *SendSide) longer() {
+	e.queue.lengthen()
 	if e.draining {
 		e.delay, e.knee = max(e.delay, e.before), 0
 		e.proven = max(e.proven, e.provenBefore)
@@ -250,7 +251,6 @@ func (e *SendSide) control(now, ahead int64, lost int) {
 		}
 	case e.draining:
 		if !e.remote && e.stands(now) {
-			e.queue.lengthen()
 			e.longer()
 			return
 		}
