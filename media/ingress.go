@@ -506,13 +506,16 @@ func reads(packet []byte) bool {
 // onlyReports reports whether all that the server uses of a compound says what was sent and
 // what arrived. Nothing is sent in answer to it.
 func onlyReports(p []byte) bool {
+	fed := false
 	for one := range reports(p) {
 		switch rtcp.PacketType(one[1]) {
 		case rtcp.TypeSenderReport, rtcp.TypeReceiverReport:
 		default:
-			if reads(one) && !isEstimate(one) {
+			// The budget counts compounds, so one has congestion control feedback once at most.
+			if again := isFeedback(one) && fed; again || reads(one) && !isEstimate(one) {
 				return false
 			}
+			fed = fed || isFeedback(one)
 		}
 	}
 	return true

@@ -40,8 +40,10 @@ func (p *Peer) remoteStream(t *transport, ssrc uint32, rid string, receiver *web
 // client that repeats packets as they were, with their rid in place of the repaired rid of RFC
 // 8852, is understood by this: such a stream must not take the place of the one that it repairs.
 func (s *upSection) isRepair(ssrc uint32) bool {
-	if slices.ContainsFunc(s.streams, func(u *upStream) bool { return u.ssrc == ssrc }) {
-		return false
+	for _, u := range s.streams {
+		if u.ssrc == ssrc || u.repair == ssrc {
+			return u.repair == ssrc
+		}
 	}
 	pt, ok := s.t.ingress.firstType(ssrc)
 	return ok && slices.ContainsFunc(s.negotiatedCodecs(), func(c webrtc.RTPCodecParameters) bool {

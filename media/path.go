@@ -66,7 +66,7 @@ func (p *Peer) measureRoundTrip() {
 // queue, so the shorter of the last two counts. The agent is shown one each ten seconds at least.
 func (t *transport) roundTrip() time.Duration {
 	if pair := t.checked.Load(); pair != nil {
-		if trip := time.Duration(pair.CurrentRoundTripTime() * float64(time.Second)); trip != t.trips[0] {
+		if trip := time.Duration(pair.CurrentRoundTripTime() * float64(time.Second)); trip > 0 && trip != t.trips[0] {
 			t.trips = [2]time.Duration{trip, t.trips[0]}
 		}
 	}

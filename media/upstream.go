@@ -103,7 +103,7 @@ func (p *Peer) updateSection(s *upSection, o offeredSection) {
 		for _, u := range s.streams {
 			u.end()
 		}
-		s.streams = nil // pion stops their receivers
+		s.streams, s.early = nil, nil // pion stops their receivers
 	}
 }
 

@@ -79,3 +79,28 @@ func TestAVeryNarrowPathIsNotLonger(t *testing.T) {
 	}
 	t.Log(tab.String())
 }
+
+// A path that becomes longer and narrower at once loses only what it does not carry any more.
+func TestAPathThatBecomesLongerAndNarrower(t *testing.T) {
+	var tab table
+	tab.head()
+	for _, seed := range []uint64{1, 7, 11} {
+		for _, by := range []time.Duration{30 * time.Millisecond, 40 * time.Millisecond} {
+			for _, then := range []float64{400e3, 600e3} {
+				c := plain()
+				s := newPathOf(seed, c, 1)
+				s.phase(15*time.Second, c.Rate)
+				c.Rate = then
+				c.Delay += by
+				s.down.Set(c)
+				m, oracle := s.phase(20*time.Second, then), s.oracle(then)
+				name := fmt.Sprintf("to %.0f k, %v longer", then/1e3, by)
+				tab.row(name, m, oracle)
+				require.GreaterOrEqual(t, m.steady, 0.95*oracle, name)
+				require.LessOrEqual(t, m.p95, 120*time.Millisecond, name)
+				require.LessOrEqual(t, m.frozen, time.Second, name)
+			}
+		}
+	}
+	t.Log(tab.String())
+}

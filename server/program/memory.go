@@ -19,6 +19,9 @@ const (
 	quietPercent = 25
 
 	memoryTick = time.Second
+	// fewestBetween is the least time between two givings back: what comes after has to take
+	// the memory again.
+	fewestBetween = time.Minute
 	// fewestTicks is how many ticks must lie between two collections in quiet times, so that
 	// they cost next to nothing.
 	fewestTicks = 10
@@ -66,6 +69,7 @@ func keepSmall(ctx context.Context) {
 	ticker := time.NewTicker(memoryTick)
 	defer ticker.Stop()
 	var t thrift
+	var given time.Time
 	for wasQuiet := false; ; {
 		select {
 		case <-ctx.Done():
@@ -75,7 +79,10 @@ func keepSmall(ctx context.Context) {
 		metrics.Read(figures[:2])
 		quiet, begins := t.look(figures[0].Value.Uint64(), figures[1].Value.Uint64())
 		if begins {
-			debug.FreeOSMemory() // it collects, too
+			if now := time.Now(); now.Sub(given) >= fewestBetween {
+				given = now
+				debug.FreeOSMemory() // it collects, too
+			}
 			metrics.Read(figures[1:2])
 			debug.SetGCPercent(percentWith(figures[1].Value.Uint64()))
 		} else if wasQuiet && !quiet {

@@ -123,7 +123,10 @@ type queue struct {
 	held    bool  // best does not expire
 	last    int64 // way of the last packet
 	step    step
-	steps   bool // whether steps are looked for: each packet has a send time of its own
+	// former and settled are the fastest ways before and after the way became longer, as long as
+	// former is the less. until is when it is believed.
+	former, settled, until int64
+	steps                  bool // whether steps are looked for: each packet has a send time of its own
 }
 
 // step is a sudden growth of the way. A queue grows packet by packet, by what exceeds the
@@ -135,7 +138,8 @@ type step struct {
 	since     int64 // that of the first one which counts
 	low, high int64
 	packets   int
-	not       int64 // until then no step is believed
+	not       int64   // until then no step is believed
+	jitter    float64 // before it
 }
 
 const (
@@ -156,6 +160,8 @@ const (
 	stepStill   = int64(8 * time.Millisecond)
 	longestStep = int64(600 * time.Millisecond)
 	stepsAgain  = int64(3 * time.Second) // after one that was none
+	recoverFor  = int64(10 * time.Second)
+	recoverBy   = int64(15 * time.Millisecond)
 	mostJitter  = float64(100 * time.Millisecond)
 )
 
@@ -172,7 +178,7 @@ func (q *queue) follow(way, fastest, arrived int64) (longer bool) {
 		return false
 	case !t.on:
 		if jumps {
-			*t = step{on: true, at: arrived}
+			*t = step{on: true, at: arrived, jitter: q.jitter}
 		}
 		return false
 	case jumps, arrived-t.at > longestStep:
@@ -188,7 +194,7 @@ func (q *queue) follow(way, fastest, arrived int64) (longer bool) {
 	switch {
 	case fastest-q.base < holdQueue: // it was a packet or two that came late
 		*t = step{}
-	case t.high-t.low > stepStill+int64(q.jitter):
+	case t.high-t.low > stepStill+int64(t.jitter):
 		*t = step{not: arrived + stepsAgain}
 	case t.packets >= stepPackets && arrived-t.since >= stepFor:
 		*t = step{}
@@ -205,10 +211,25 @@ func (q *queue) settle(way int64) {
 	q.base = way
 }
 
-// lengthen takes the present queue for a part of the way.
+// lengthen takes the present queue for a part of the way, unless it shrinks in the seconds after.
 func (q *queue) lengthen() {
-	q.settle(q.base + q.current)
+	q.former, q.settled, q.until = q.base, q.base+q.current, 0
+	q.settle(q.settled)
 	q.current, q.waited = 0, 0
+}
+
+// recover takes a queue for one after all that was taken for the way: packets are faster again.
+func (q *queue) recover(way, arrived int64) {
+	switch {
+	case q.former >= q.settled:
+	case q.until == 0:
+		q.until = arrived + recoverFor
+	case arrived > q.until:
+		q.former = q.settled
+	case way < q.settled-recoverBy-2*int64(q.jitter):
+		q.settle(min(q.former, way))
+		q.former = q.settled
+	}
 }
 
 func (q *queue) add(now, way, arrived int64) (longer bool) {
@@ -226,6 +247,7 @@ func (q *queue) add(now, way, arrived int64) (longer bool) {
 		}
 		q.window, q.base = window, slices.Min(q.best[:])
 	}
+	q.recover(way, arrived)
 	if slot := &q.best[q.window%bestWindows]; way < *slot {
 		*slot = way
 		q.base = min(q.base, way)

@@ -33,8 +33,14 @@ const (
 	measuredFor = int64(150 * time.Millisecond)
 	futileCuts  = 3
 	// standsFor is how long a queue must stand, beyond the time in which a cut shows, to be none.
-	standsFor   = int64(700 * time.Millisecond)
+	standsFor = int64(700 * time.Millisecond)
+	// standsAgain is the least time between two such conclusions: what others send may keep a
+	// short queue standing.
+	standsAgain = int64(10 * time.Second)
 	lossless    = 0.02
+	// carries is the share of what is sent that arrives at least, for a moment, where the way
+	// becomes longer and no narrower.
+	carries     = 0.85
 	growth      = 0.08 // per second, far from the knee
 	packetBits  = 1200 * 8
 	leastWindow = 3
@@ -74,7 +80,9 @@ type SendSide struct {
 	contest      contest
 	// standing is within what bounds the queue has been since a time; see stands.
 	standing   struct{ at, low, high int64 }
-	lengthened int // how often the way was found to be longer
+	stoodAt    int64   // when it was last taken for the way; 0 = never
+	carried    float64 // the least share of what was sent that arrived, since the first cut
+	lengthened int     // how often the way was found to be longer
 
 	measured   float64 // bits/s that the last probe arrived at which the path did not carry
 	measuredAt int64   // when that was reported
@@ -180,17 +188,28 @@ func (e *SendSide) stands(now int64) bool {
 		t.at, t.low, t.high = now, waiting, waiting
 		return false
 	}
-	return now-t.at >= standsFor+int64(e.response())
+	if now-t.at < standsFor+int64(e.response()) || e.stoodAt != 0 && now-e.stoodAt < standsAgain {
+		return false
+	}
+	e.stoodAt = now
+	return true
 }
 
-// longer takes back what was concluded from a queue that was none: the way has become longer.
+// longer takes back what was concluded from a queue that was none: the way has become longer. If
+// less had arrived than was sent, there was one as well.
 func (e *SendSide) longer() {
 	e.queue.lengthen()
-	if e.draining {
+	e.wayBack = 0 // the next report tells
+	switch {
+	case e.draining && e.carried < carries:
+		e.delay = max(e.delay, 0.95*e.knee)
+	case e.draining:
 		e.delay, e.knee = max(e.delay, e.before), 0
 		e.proven = max(e.proven, e.provenBefore)
+		e.lengthened++
+	default:
+		e.lengthened++
 	}
-	e.lengthened++
 	e.draining, e.futile = false, 0
 	e.contest.on, e.queue.held = false, false
 	e.trend.reset()
@@ -250,6 +269,9 @@ func (e *SendSide) control(now, ahead int64, lost int) {
 			e.delay = min(e.delay, max(e.cutFactor*e.knee, leastBitrate))
 		}
 	case e.draining:
+		if e.sent > 0 {
+			e.carried = min(e.carried, e.acknowledged/e.sent)
+		}
 		if !e.remote && e.stands(now) {
 			e.longer()
 			return
@@ -379,7 +401,7 @@ func (e *SendSide) cut(now, waiting int64) {
 	e.cutFactor = factor
 	target := max(arriving*factor, leastBitrate)
 	if !e.draining {
-		e.knee, e.before, e.begun, e.provenBefore = arriving, e.delay, now, e.proven
+		e.knee, e.before, e.begun, e.provenBefore, e.carried = arriving, e.delay, now, e.proven, 1
 	}
 	e.draining, e.cutAt, e.cutQueue = true, now, waiting
 	if target < e.delay {
