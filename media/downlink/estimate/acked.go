@@ -174,6 +174,9 @@ func (q *queue) follow(way, fastest, arrived int64) (longer bool) {
 	q.last = way
 	t, jumps := &q.step, q.count > 1 && jump > leastStep+2*int64(q.jitter)
 	switch {
+	case t.on && arrived < t.at, t.not > arrived+stepsAgain: // late packets, or a clock that was set back
+		*t = step{}
+		return false
 	case !q.steps || arrived < t.not:
 		return false
 	case !t.on:

@@ -180,7 +180,7 @@ func (e *SendSide) Feedback(now int64, results []sent.Result, inFlight int, olde
 }
 
 // stands reports whether a short queue has not changed for so long, while less was sent than had
-// arrived, that it is none: the way has become longer, little by little or by little.
+// arrived, that it is none: the way has become longer, by no clear step.
 func (e *SendSide) stands(now int64) bool {
 	t, waiting := &e.standing, e.queue.current
 	t.low, t.high = min(t.low, waiting), max(t.high, waiting)
