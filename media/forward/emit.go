@@ -106,6 +106,9 @@ func (f *Forwarder) emit(p *packet.Packet, s *sent, sendTime [3]byte, kind recor
 	f.numbered = f.takesNumber(kind, s)
 	f.putExtensions(h, p, s, sendTime)
 	f.send(payload, kind)
+	if kind == record.Video && beginsKey(p) {
+		f.keyNumber = f.over.number
+	}
 	if again {
 		if r := f.history.repeats(s.out); r != nil {
 			r.copies = [2]uint16{r.copies[1], f.over.number}

@@ -109,6 +109,8 @@ type Forwarder struct {
 	waiting        *Layer  // the layer of which a keyframe must be requested
 	keyAt          int64   // number of the first packet of the last keyframe; 0 = none yet
 	keySent        uint32  // when it was sent, as answerTime says
+	keyNumber      uint16  // the transport-wide number with which that packet left; 0 = none
+	doubted        bool    // the receiver asked for another before it can have reported it
 	rescued        bool    // another was requested since, because of forgotten packets
 	queue          queue   // of packets that wait in the downlink's pacer
 
@@ -272,6 +274,10 @@ func (f *Forwarder) writeBurst(b *burst) {
 		f.write(b, p)
 	}
 	f.over.left()
+	now := b.packets[len(b.packets)-1].Arrival
+	if f.doubted && f.keyMissed(now) {
+		f.waiting = f.current
+	}
 	due, waiting, start := f.notices, f.waiting, !f.inStep
 	f.notices, f.waiting = notices{}, nil
 	f.mu.Unlock()
@@ -282,7 +288,7 @@ func (f *Forwarder) writeBurst(b *burst) {
 		f.tellState()
 	}
 	if waiting != nil {
-		waiting.requestKeyFrame(b.packets[len(b.packets)-1].Arrival, start)
+		waiting.requestKeyFrame(now, start)
 	}
 }
 
@@ -362,7 +368,7 @@ func (f *Forwarder) writeNext(b *burst, p *packet.Packet) {
 	}, framing{picture: off, mask: f.selector.mask(p), playout: least, described: f.described.shift}}
 	f.history.put(out, &s)
 	if beginsKey(p) {
-		f.keyAt, f.keySent, f.rescued = out, answerTime(p.Arrival), false
+		f.keyAt, f.keySent, f.keyNumber, f.doubted, f.rescued = out, answerTime(p.Arrival), 0, false, false
 	}
 	f.anchor = anchor{valid: true, timestamp: p.Timestamp + f.offset, arrival: p.Arrival}
 	f.deliver(p, &s, b.sendTime, f.kind())

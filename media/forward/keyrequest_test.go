@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"encoding/binary"
 	"fmt"
 	"slices"
 	"testing"
@@ -9,7 +10,10 @@ import (
 
 	"github.com/livekit/protocol/livekit"
 	"github.com/pion/rtcp"
+	"github.com/pion/rtp"
 	"github.com/stretchr/testify/require"
+
+	"parlor/media/downlink/feedback"
 )
 
 // film is a publisher's encoder behind a path: it has a frame every 33 ms, and takes a while to
@@ -146,6 +150,67 @@ func TestAReceiverIsServedByTheKeyframeOnItsWay(t *testing.T) {
 		require.Equal(t, 1, ask(20*time.Millisecond))
 		require.Equal(t, 2, ask(50*time.Millisecond))
 	})
+}
+
+// A receiver that asked for a keyframe before the one could reach it that others asked for, gets
+// another if its reports show that it lost that one: it need not ask again. One that received it,
+// or had it repeated, costs the publisher none.
+func TestAReceiverThatLostTheKeyframeOnItsWayGetsAnother(t *testing.T) {
+	for name, of := range map[string]struct {
+		reports, loses, nacks bool
+		requests              int
+	}{
+		"it came":             {reports: true, requests: 1},
+		"it was lost":         {reports: true, loses: true, requests: 2},
+		"it is repeated":      {reports: true, loses: true, nacks: true, requests: 1},
+		"nothing is reported": {loses: true, requests: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+				s := newFilm(track, livekit.VideoQuality_HIGH, 20*time.Millisecond, 30*time.Millisecond)
+				r, other := newReceiver(track, vp8Config(), func(c *ForwarderConfig) {
+					if of.reports {
+						c.Ext.TransportCC = 5
+					}
+				}), newReceiver(track, vp8Config(), nil)
+				var key *rtp.Packet // that it gets or loses
+				asked := false
+				report := func() {
+					for _, p := range r.take() {
+						fb := feedback.Report{Arrivals: []int32{4}}
+						if p.Payload[6]&1 == 0 && p.SSRC == 5000 {
+							if key = &p; of.loses {
+								fb.Arrivals[0] = feedback.NotReceived
+							}
+						}
+						if of.reports {
+							fb.Base = binary.BigEndian.Uint16(p.GetExtension(5))
+							r.f.downlink.Feedback(fb.Append(nil, 9, 1))
+						}
+					}
+					if key == nil || asked {
+						return
+					}
+					asked = true
+					r.f.HandleRTCP([]rtcp.Packet{&rtcp.PictureLossIndication{MediaSSRC: 5000}})
+					if of.nacks {
+						r.f.HandleRTCP([]rtcp.Packet{&rtcp.TransportLayerNack{MediaSSRC: 5000, Nacks: rtcp.NackPairsFromSequenceNumbers([]uint16{key.SequenceNumber})}})
+					}
+				}
+				s.run(5*time.Second, nil)
+				r.take()
+				s.requests = nil
+				other.f.RequestKeyFrame()
+				s.run(3*time.Second, report)
+				require.True(t, asked)
+				require.Len(t, s.requests, of.requests)
+				if of.requests > 1 {
+					require.Less(t, s.requests[1].Sub(s.requests[0]), 400*time.Millisecond)
+				}
+			})
+		})
+	}
 }
 
 // A publisher that never answers is not flooded.

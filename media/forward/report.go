@@ -186,16 +186,37 @@ func (f *Forwarder) answerOne(number uint16, sendTime [3]byte, now int64) (forgo
 	return false
 }
 
-// keyFrameAsked passes a subscriber's request on to the layer that it concerns, but for one
-// that the subscriber made before the last keyframe could reach it.
+// keyReported is how much later than a round trip after a packet left the receiver has reported
+// it: reports of what arrived come ten to twenty times a second.
+const keyReported = int64(100 * time.Millisecond)
+
+// keyFrameAsked passes a subscriber's request on to the layer that it concerns. One that the
+// subscriber made before the last keyframe could reach it waits until that should be reported:
+// the keyframe serves it, unless it was lost.
 func (f *Forwarder) keyFrameAsked(now int64) {
 	f.mu.Lock()
 	f.stats.KeyRequests++
 	served := f.inStep && f.keyAt != 0 && sinceAnswer(now, f.keySent) < f.ignored()
+	f.doubted = f.doubted || served
 	f.mu.Unlock()
 	if !served {
 		f.keyFrameNeeded(now)
 	}
+}
+
+// keyMissed ends the doubt whether the last keyframe arrived, when that should be reported. It is
+// true if the receiver has neither reported its first packet nor asked for it again. Nothing is
+// known of one that makes no such reports. mu is held.
+func (f *Forwarder) keyMissed(now int64) bool {
+	if sinceAnswer(now, f.keySent) < max(f.ignored(), int64(f.receipts.get().rtt))+keyReported {
+		return false
+	}
+	f.doubted = false
+	if !f.inStep || f.keyNumber == 0 || f.downlink.Arrived(f.keyNumber) {
+		return false
+	}
+	r := f.history.repeats(uint16(f.keyAt))
+	return r == nil || r.count == 0
 }
 
 // keyFrameNeeded requests a keyframe of the layer that is forwarded, or will be.
