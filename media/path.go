@@ -63,7 +63,8 @@ func (p *Peer) measureRoundTrip() {
 
 // roundTrip is the round trip to the client, as ICE measures it with the checks that go on while
 // the transport lives, whatever it carries and by whichever path; 0 = unknown. A check may meet a
-// queue, so the shorter of the last two counts. The agent is shown one each ten seconds at least.
+// queue, so the shorter of the last two counts. The agent is shown one each ten seconds at least,
+// and the next one, which comes within two, that is clearly shorter (package icemux).
 func (t *transport) roundTrip() time.Duration {
 	if pair := t.checked.Load(); pair != nil {
 		if trip := time.Duration(pair.CurrentRoundTripTime() * float64(time.Second)); trip > 0 && trip != t.trips[0] {

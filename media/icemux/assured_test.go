@@ -74,6 +74,10 @@ func TestResponsesThatTellNothing(t *testing.T) {
 	shown(conn, first, true, "now and then")
 	shown(conn, first, false, "until then")
 
+	locked(func() { source("a", first).trip = time.Second })
+	shown(conn, first, true, "the round trip is no longer what the agent measured")
+	shown(conn, first, false, "now it is")
+
 	time.Sleep(time.Millisecond)
 	transport.Selected()
 	time.Sleep(time.Millisecond)

@@ -28,6 +28,8 @@ const (
 	sourceIdle     = time.Minute
 	// showEvery is how often the agent is shown a response that tells it nothing new.
 	showEvery = 10 * time.Second
+	// shorterTrip and a quarter: a round trip that is shorter by more tells the agent something.
+	shorterTrip = 10 * time.Millisecond
 	// requestAge is how long a response to a request is waited for.
 	requestAge = 10 * time.Second
 	// maxRequests bounds the requests that wait at a time.
@@ -86,10 +88,11 @@ type session struct {
 // source is a remote address that sent STUN to a session.
 type source struct {
 	seen     time.Time
-	answered bool      // the agent has answered a request: its integrity was right
-	reached  bool      // a request of ours to there was answered from there
-	assured  time.Time // when the agent answered last
-	shown    time.Time // when the agent was shown a response last
+	answered bool          // the agent has answered a request: its integrity was right
+	reached  bool          // a request of ours to there was answered from there
+	assured  time.Time     // when the agent answered last
+	shown    time.Time     // when the agent was shown a response last
+	trip     time.Duration // round trip of that response
 	// nominating is its last request that nominates the pair.
 	nominating transaction
 }
@@ -104,6 +107,7 @@ type asked struct {
 	by        *session
 	to        netip.AddrPort
 	nominates bool
+	at        time.Time
 }
 
 // datagram is a packet that waits.
@@ -198,17 +202,21 @@ func (s *session) reachedLocked(addr netip.AddrPort, now time.Time) {
 // tellsNothingLocked reports whether the agent need not be shown the client's response from
 // addr: it has selected a pair, has been shown a response from there since, and has just
 // heard from there that the client is there. Each packet that it is shown wakes three
-// goroutines one after the other, and of each client one comes every two seconds.
+// goroutines one after the other, and of each client one comes every two seconds. The agent
+// measures the round trip by what it is shown. So it is shown a clearly shorter one: a queue
+// stood when it measured.
 func (s *session) tellsNothingLocked(addr netip.AddrPort, a asked, now time.Time) bool {
 	src, selected := s.sources[addr], s.of.selectedAt.Load()
 	if src == nil {
 		return false
 	}
+	trip := now.Sub(a.at)
 	if !a.nominates && selected != nil && selected.After(s.since) && src.shown.After(*selected) &&
-		now.Sub(src.shown) < showEvery && now.Sub(src.assured) < s.port.cfg.Assured {
+		now.Sub(src.shown) < showEvery && now.Sub(src.assured) < s.port.cfg.Assured &&
+		src.trip-trip <= max(src.trip/4, shorterTrip) {
 		return true
 	}
-	src.shown = now
+	src.shown, src.trip = now, trip
 	return false
 }
 
@@ -232,7 +240,7 @@ func (s *session) askedLocked(m *stunMessage, to netip.AddrPort, now time.Time) 
 	}
 	s.requests = append(s.requests[:0], s.requests[over:]...)
 	s.requests = append(s.requests, sentRequest{m.id, now})
-	s.port.asked[m.id] = asked{s, to, m.nominates()}
+	s.port.asked[m.id] = asked{s, to, m.nominates(), now}
 }
 
 // heardLocked follows a packet other than STUN from a source that the session owns, and
