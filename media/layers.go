@@ -33,6 +33,10 @@ func (p *Peer) remoteStream(t *transport, ssrc uint32, rid string, receiver *web
 		s.repairedBy(rid, ssrc)
 		return
 	}
+	if s.isForeign(ssrc, rid) {
+		t.ingress.detach(ssrc)
+		return
+	}
 	p.startStream(s.stream(ssrc, rid))
 }
 
@@ -49,6 +53,17 @@ func (s *upSection) isRepair(ssrc uint32) bool {
 	return ok && slices.ContainsFunc(s.negotiatedCodecs(), func(c webrtc.RTPCodecParameters) bool {
 		return uint8(c.PayloadType) == pt && strings.EqualFold(c.MimeType, mimeRTX)
 	})
+}
+
+// isForeign reports whether a new stream with the rid of a layer that comes already begins with a
+// payload type that was not negotiated for the section. It may repair the layer forwards, which we
+// do not take, and must not take its place.
+func (s *upSection) isForeign(ssrc uint32, rid string) bool {
+	if !slices.ContainsFunc(s.streams, func(u *upStream) bool { return u.rid == rid && u.ssrc != ssrc && u.layer != nil }) {
+		return false
+	}
+	pt, ok := s.t.ingress.firstType(ssrc)
+	return ok && !slices.ContainsFunc(s.negotiatedCodecs(), func(c webrtc.RTPCodecParameters) bool { return uint8(c.PayloadType) == pt })
 }
 
 // floodedWithStreams makes a client reconnect that begins too many streams.

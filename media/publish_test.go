@@ -2,10 +2,12 @@ package media
 
 import (
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/livekit/protocol/livekit"
+	"github.com/pion/interceptor"
 	"github.com/pion/rtcp"
 	"github.com/pion/rtp"
 	"github.com/pion/webrtc/v4"
@@ -592,4 +594,57 @@ func TestRepeatsWithTheRIDOfTheirLayer(t *testing.T) {
 		b.peer.SetTrackSettings([]string{"TR_s"}, rooms.TrackSettings{Quality: livekit.VideoQuality_LOW})
 		w.until("the lowest layer has gone on", 0)
 	})
+}
+
+// repairer sends what repairs a stream forwards, after the stream has begun: packets of another
+// SSRC and payload type, with the rid of the layer that they belong to.
+type repairer struct {
+	interceptor.NoOp
+	pt uint8
+	on atomic.Bool
+}
+
+func (r *repairer) NewInterceptor(string) (interceptor.Interceptor, error) { return r, nil }
+
+func (r *repairer) BindLocalStream(_ *interceptor.StreamInfo, w interceptor.RTPWriter) interceptor.RTPWriter {
+	return interceptor.RTPWriterFunc(func(h *rtp.Header, payload []byte, a interceptor.Attributes) (int, error) {
+		if !r.on.Load() {
+			return w.Write(h, payload, a)
+		}
+		repair := h.Clone()
+		repair.SSRC, repair.PayloadType = ^h.SSRC, r.pt
+		if _, err := w.Write(&repair, payload, a); err != nil {
+			return 0, err
+		}
+		return w.Write(h, payload, a)
+	})
+}
+
+// A stream that repairs a layer forwards, and comes with the layer's rid, does not take its place,
+// though we take no such streams. Nor does one whose payload type is anything but video.
+func TestForwardErrorCorrectionWithTheRIDOfItsLayer(t *testing.T) {
+	for _, pt := range []uint8{49, 63} {
+		bothModes(t, func(t *testing.T, single bool) {
+			e := newTestEngine(t, nil)
+			r := &repairer{pt: pt}
+			fec := func(_ *webrtc.MediaEngine, registry *interceptor.Registry) error {
+				registry.Add(r)
+				return nil
+			}
+			a := newClient(t, e, clientConfig{sid: "PA_a", single: single, interceptors: fec})
+			a.join()
+			a.publishSimulcast("TR_s")
+			b := newClient(t, e, clientConfig{sid: "PA_b", single: single})
+			w := &watcher{t, make(chan byte, 100000)}
+			b.onTrack = w.watch
+			b.subscribe("PA_a", a.published("TR_s"))
+			b.join()
+			w.until("the highest layer", 2)
+			r.on.Store(true)
+			for _, q := range []livekit.VideoQuality{livekit.VideoQuality_HIGH, livekit.VideoQuality_LOW, livekit.VideoQuality_MEDIUM} {
+				b.peer.SetTrackSettings([]string{"TR_s"}, rooms.TrackSettings{Quality: q})
+				w.until("the layer comes", byte(q))
+			}
+		})
+	}
 }
