@@ -90,6 +90,53 @@ func TestNoFeedbackByStreamsWhereTheClientSends(t *testing.T) {
 	})
 }
 
+// Whether feedback by streams is taken follows each negotiation: a client that begins to send in a
+// section is believed no longer, whatever it reports, and again when it has stopped. The bandwidth
+// is not held to what was reported until then.
+func TestFeedbackByStreamsFollowsTheNegotiation(t *testing.T) {
+	e := newTestEngine(t, nil)
+	a := newClient(t, e, clientConfig{sid: "PA_a"})
+	a.join()
+	pump(t, a.publish("TR_v", vp8, nil))
+	b := newClient(t, e, clientConfig{sid: "PA_b", single: true, interceptors: func(m *webrtc.MediaEngine, r *interceptor.Registry) error {
+		return webrtc.ConfigureCongestionControlFeedback(m, r)
+	}})
+	b.reword = func(offer string) string {
+		return withoutLines(offer, func(line string) bool { return strings.Contains(line, uriTransportCC) })
+	}
+	b.onTrack = func(r *webrtc.TrackRemote) { drain(r, func([]byte) {}) }
+	b.join()
+	b.subscribe("PA_a", a.published("TR_v"))
+	believed := func(s *PeerStats) bool { return s.Downlink.Estimate > 0 && s.Downlink.Acknowledged > 0 }
+	b.until("it is told of", believed)
+	var ours *webrtc.RTPTransceiver
+	for _, tr := range b.pub.GetTransceivers() {
+		if r := tr.Receiver(); r != nil && r.Track() != nil && r.Track().ID() == "TR_v" {
+			ours = tr
+		}
+	}
+	require.NotNil(t, ours)
+	local, err := webrtc.NewTrackLocalStaticRTP(vp8, "cid-TR_w", "stream")
+	require.NoError(t, err)
+	sender, err := b.pub.AddTrack(local)
+	require.NoError(t, err)
+	require.Same(t, sender, ours.Sender(), "it sends in the section in which it receives")
+	b.announce(&livekit.AddTrackRequest{Cid: local.ID(), Type: livekit.TrackType_VIDEO}, &livekit.TrackInfo{Sid: "TR_w", Type: livekit.TrackType_VIDEO})
+	b.offer(false)
+	b.until("the negotiation is over", func(s *PeerStats) bool { return s.Downlink.Estimate == 0 })
+	var packets uint64
+	b.until("it flows", func(s *PeerStats) bool {
+		require.Zero(t, s.Downlink.Estimate, s.Downlink.Cause)
+		if packets == 0 {
+			packets = s.Subscriptions[0].Forwarded.Packets
+		}
+		return s.Subscriptions[0].Forwarded.Packets > packets+100
+	})
+	require.NoError(t, b.pub.RemoveTrack(sender))
+	b.offer(false)
+	b.until("it is told of again", believed)
+}
+
 // Feedback tells of sound, too, where there is a picture on the path: here it tells of nothing
 // else, since the camera sends nothing.
 func TestFeedbackTellsOfSound(t *testing.T) {

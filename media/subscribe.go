@@ -29,7 +29,8 @@ type subscription struct {
 	forwarder   *forward.Forwarder // nil until its section is negotiated
 	writer      *downlink.Writer   // of the forwarder
 	ssrc, rtx   uint32
-	bound       int // counts calls of Bind and Unbind
+	bound       int  // counts calls of Bind and Unbind
+	byStream    bool // the client can report on the packets by their streams alone
 }
 
 // Subscribe implements rooms.Peer.
@@ -305,6 +306,7 @@ func (s *subscription) Bind(ctx webrtc.TrackLocalContext) (webrtc.RTPCodecParame
 		s.rtx = 0
 	}
 	backup := s.backup(fc, all)
+	s.byStream = hasFeedback(codec, streamFeedback.Type, streamFeedback.Parameter) && !hasFeedback(codec, "transport-cc", "")
 	s.writer = t.down.NewWriter(downlink.WriterConfig{
 		SSRC: s.ssrc, RTX: s.rtx, Repeats: forward.Repeatable(s.kind == webrtc.RTPCodecTypeVideo), Pion: ctx.WriteStream(),
 	})
@@ -315,7 +317,6 @@ func (s *subscription) Bind(ctx webrtc.TrackLocalContext) (webrtc.RTPCodecParame
 		Codec:           fc,
 		Backup:          backup,
 		Ext:             extensionIDs(ctx.HeaderExtensions()),
-		StreamFeedback:  s.reportsStreams(codec),
 		Output:          s.writer,
 		OnStreamState:   s.streamState,
 		MinPlayoutDelay: s.ask.MinPlayoutDelay,
@@ -351,15 +352,15 @@ func (s *subscription) Bind(ctx webrtc.TrackLocalContext) (webrtc.RTPCodecParame
 	return codec, nil
 }
 
-// reportsStreams reports whether the client tells of the packets of a codec by their streams. Of
-// pion's answer, which says so, chooseFeedback leaves that out where the client sends, too.
-func (s *subscription) reportsStreams(codec webrtc.RTPCodecParameters) bool {
+// reportsStreams reports whether the client tells of the packets by their streams. Of pion's
+// answer, which says so, chooseFeedback leaves that out where the client sends, too.
+func (s *subscription) reportsStreams() bool {
 	if s.p.sub == nil {
 		if section := s.p.sections[s.transceiver.Mid()]; section != nil && section.sends {
 			return false
 		}
 	}
-	return hasFeedback(codec, streamFeedback.Type, streamFeedback.Parameter) && !hasFeedback(codec, "transport-cc", "")
+	return s.byStream
 }
 
 // reportsSound reports whether the client tells of the transport-wide numbers of sound in a codec.
@@ -397,6 +398,7 @@ const earlyMedia = 150 * time.Millisecond
 // start begins forwarding.
 func (s *subscription) start(cfg *forward.ForwarderConfig) {
 	t := s.p.down()
+	cfg.StreamFeedback = s.reportsStreams()
 	s.forwarder = s.track.AddForwarder(*cfg)
 	if s.settings != nil {
 		s.forwarder.SetSettings(*s.settings)

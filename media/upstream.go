@@ -268,6 +268,11 @@ func (p *Peer) sectionsNegotiated() {
 			p.startStream(u)
 		}
 	}
+	for _, s := range p.subOrder {
+		if s.forwarder != nil {
+			s.forwarder.SetStreamFeedback(s.reportsStreams())
+		}
+	}
 }
 
 // addDeclared notes the streams whose SSRCs the offer declares.

@@ -294,6 +294,13 @@ func (c *Control[T]) Moved(now int64, elsewhere bool) {
 	c.judge(now)
 }
 
+// Unreported notes that the receiver no longer reports on the packets that are sent: nothing would
+// confirm an estimate by these reports, or raise it.
+func (c *Control[T]) Unreported(now int64) {
+	c.silent = true
+	c.Moved(now, true)
+}
+
 // usable is the bitrate that may be divided, unless a queue must drain. Bandwidth that has
 // not been shown lately is not trusted: only a probe may add to what is sent.
 func (c *Control[T]) usable() float64 {

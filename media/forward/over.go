@@ -152,6 +152,30 @@ func (f *Forwarder) addToDownlink(at time.Time) {
 	}
 }
 
+// SetStreamFeedback sets [ForwarderConfig.StreamFeedback], which may change with each negotiation.
+// It must not be called concurrently with itself.
+func (f *Forwarder) SetStreamFeedback(reports bool) {
+	f.mu.Lock()
+	same, moves := f.cfg.StreamFeedback == reports, f.video && f.downlink != nil
+	f.mu.Unlock()
+	if same {
+		return
+	}
+	if moves { // the downlink counts the streams that are reported on as they are added
+		f.downlink.Remove(&f.over, nil)
+	}
+	f.mu.Lock()
+	f.cfg.StreamFeedback = reports
+	f.mu.Unlock()
+	if moves {
+		now := time.Now()
+		f.addToDownlink(now)
+		if !reports {
+			f.downlink.Unreported(now)
+		}
+	}
+}
+
 // queue is the packets of a forwarder that wait for their turn on the downlink, by
 // ticket.
 type queue struct {
