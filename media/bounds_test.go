@@ -32,6 +32,30 @@ func TestStreamsOfASectionAreBounded(t *testing.T) {
 	require.Same(t, last, s.streams[len(s.streams)-1])
 }
 
+// A stream that repairs one that has not come yet is kept for the next stream of that rid alone, as
+// long as the client sends in the section, and only for a rid that the section has.
+func TestARepairThatComesFirstIsKeptForOneStream(t *testing.T) {
+	p := &Peer{}
+	s := &upSection{p: p, t: &transport{ingress: newIngress(func() {})}, offeredSection: offeredSection{sends: true, rids: []string{"q", "h"}}}
+	s.repairedBy("q", 9)
+	require.Zero(t, s.stream(1, "h").repair)
+	require.EqualValues(t, 9, s.stream(2, "q").repair)
+	require.Zero(t, s.stream(3, "q").repair, "it repaired the former")
+	s.repairedBy("h", 8)
+	require.EqualValues(t, 8, s.stream(1, "h").repair)
+	require.Zero(t, s.stream(4, "h").repair, "that one was not early")
+	for i := range uint32(100) {
+		s.repairedBy(fmt.Sprint(i), i+10)
+	}
+	require.Empty(t, s.early, "the client may name any")
+
+	s = &upSection{p: p, t: s.t, offeredSection: offeredSection{sends: true, rids: []string{"q"}}}
+	s.repairedBy("q", 9)
+	p.updateSection(s, offeredSection{})
+	p.updateSection(s, offeredSection{sends: true, rids: []string{"q"}})
+	require.Zero(t, s.stream(1, "q").repair, "the client has stopped sending in between")
+}
+
 // A message that exceeds the announced maximum makes its sender reconnect, and harms no
 // other client.
 func TestAMessageThatIsTooLong(t *testing.T) {

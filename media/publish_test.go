@@ -1,6 +1,8 @@
 package media
 
 import (
+	"encoding/binary"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -14,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"parlor/media/emulator"
+	"parlor/media/forward"
 	"parlor/rooms"
 )
 
@@ -647,4 +650,44 @@ func TestForwardErrorCorrectionWithTheRIDOfItsLayer(t *testing.T) {
 			}
 		})
 	}
+}
+
+// repeater sends the first packet of each stream late: its retransmission comes before all others,
+// with the rid of the layer.
+type repeater struct{ interceptor.NoOp }
+
+func (r *repeater) NewInterceptor(string) (interceptor.Interceptor, error) { return r, nil }
+
+func (r *repeater) BindLocalStream(_ *interceptor.StreamInfo, w interceptor.RTPWriter) interceptor.RTPWriter {
+	count := 0
+	return interceptor.RTPWriterFunc(func(h *rtp.Header, payload []byte, a interceptor.Attributes) (int, error) {
+		count++
+		if count > 30 && count%2 != 0 {
+			return w.Write(h, payload, a)
+		}
+		if count > 1 && count <= 30 {
+			return len(payload), nil // there is time for the first to be taken
+		}
+		again := h.Clone()
+		again.SSRC, again.PayloadType = ^h.SSRC, h.PayloadType+1
+		return w.Write(&again, append(binary.BigEndian.AppendUint16(nil, h.SequenceNumber), payload...), a)
+	})
+}
+
+// The stream that repairs a layer may come before the layer does, with its rid: where the first
+// packets are lost, for one. Its packets are the layer's.
+func TestARepairThatComesBeforeItsLayer(t *testing.T) {
+	bothModes(t, func(t *testing.T, single bool) {
+		e := newTestEngine(t, nil)
+		a := newClient(t, e, clientConfig{sid: "PA_a", single: single, interceptors: func(_ *webrtc.MediaEngine, r *interceptor.Registry) error {
+			r.Add(&repeater{})
+			return nil
+		}})
+		a.join()
+		a.publishSimulcast("TR_s")
+		a.until("repairs are taken", func(s *PeerStats) bool {
+			return len(s.Published) == 1 && len(s.Published[0].Layers) == 3 &&
+				!slices.ContainsFunc(s.Published[0].Layers, func(l forward.LayerStats) bool { return l.Packets < 200 || l.Lost > 60 })
+		})
+	})
 }
