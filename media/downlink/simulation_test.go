@@ -185,6 +185,7 @@ type subscriber struct {
 
 	// Of the receiver.
 	arrivals          map[int64]int64 // by unwrapped number
+	forgotten         int64           // arrivals older than this number were deleted
 	highest, reported int64
 	pending           int64 // lowest that came and was not reported, 0 = none
 	count             uint8
@@ -514,10 +515,8 @@ func (s *subscriber) sendReport() {
 		}
 		s.report.Arrivals = append(s.report.Arrivals, int32((at+clockOffset-reference*int64(64*time.Millisecond))/int64(250*time.Microsecond)))
 	}
-	for n := range s.arrivals {
-		if n < s.highest-2000 {
-			delete(s.arrivals, n)
-		}
+	for s.forgotten = min(s.forgotten, from); s.forgotten < s.highest-2000; s.forgotten++ {
+		delete(s.arrivals, s.forgotten)
 	}
 	s.reported, s.pending = s.highest, 0
 	raw := s.report.Append(nil, 1, 2)
