@@ -49,9 +49,10 @@ type camera struct {
 	layers [3]*webrtc.TrackLocalStaticRTP
 	voice  *webrtc.TrackLocalStaticRTP
 
-	asked [3]atomic.Int64 // when a keyframe was asked for, Unix ns; 0: none is wanted
-	keys  atomic.Int64    // number of requests
-	ended sync.WaitGroup
+	unwanted [3]atomic.Bool  // layers that the server does not want
+	asked    [3]atomic.Int64 // when a keyframe was asked for, Unix ns; 0: none is wanted
+	keys     atomic.Int64    // number of requests
+	ended    sync.WaitGroup
 
 	mu         sync.Mutex // guards the following
 	sender     *webrtc.RTPSender
@@ -148,6 +149,17 @@ func (c *camera) addVoice(pc *webrtc.PeerConnection) error {
 	return nil
 }
 
+// want implements layered.
+func (c *camera) want(u *livekit.SubscribedQualityUpdate) {
+	for _, codec := range u.GetSubscribedCodecs() {
+		for _, q := range codec.GetQualities() {
+			if i := int(q.GetQuality()); i < len(c.unwanted) {
+				c.unwanted[i].Store(!q.GetEnabled())
+			}
+		}
+	}
+}
+
 // listen notes keyframe requests for a layer until the connection is closed.
 func (c *camera) listen(sender *webrtc.RTPSender, layer int, rid string) {
 	for {
@@ -224,6 +236,9 @@ func (c *camera) picturesNow() {
 	c.count++
 	now := time.Now().UnixNano()
 	for layer := range c.layers {
+		if c.unwanted[layer].Load() {
+			continue
+		}
 		mean := layerRates[layer] / 8 * cameraInterval.Seconds()
 		size, t := mean*frameSizes[temporal]*(0.85+0.3*c.random.Float64()), temporal
 		asked := c.asked[layer].Load()

@@ -60,6 +60,12 @@ type published interface {
 	addTo(pc *webrtc.PeerConnection) error
 }
 
+// layered is published in layers, of which only those are sent that the server wants, as the Go
+// SDK does.
+type layered interface {
+	want(*livekit.SubscribedQualityUpdate)
+}
+
 // token is a token to join room.
 func token(s settings, room, identity string) (string, error) {
 	yes := true
@@ -245,6 +251,10 @@ func (c *client) handle(ctx context.Context, r *livekit.SignalResponse) error {
 			if u.GetParticipantSid() == c.sid {
 				c.tellQuality(u.GetQuality())
 			}
+		}
+	case *livekit.SignalResponse_SubscribedQualityUpdate:
+		if layers, ok := c.publish.(layered); ok {
+			layers.want(m.SubscribedQualityUpdate)
 		}
 	case *livekit.SignalResponse_Leave:
 		return fmt.Errorf("told to leave: %v %v", m.Leave.GetReason(), m.Leave.GetAction())

@@ -34,19 +34,21 @@ type dynacast struct {
 	// telling is held while tell is called, so that the calls are in order.
 	telling sync.Mutex
 
-	mu     sync.Mutex // guards the following
-	want   map[string]livekit.VideoQuality
-	told   map[string]livekit.VideoQuality // nil: the publisher was told nothing yet
-	asked  map[string]askedSince           // of the codecs in told
-	due    time.Time                       // when a lower demand is told; zero: none waits
-	served bool                            // some quality has been wanted
+	mu      sync.Mutex                      // guards the following
+	wished  map[string]livekit.VideoQuality // what subscribers want
+	ceiling livekit.VideoQuality            // the highest that is asked for; HIGH: all that they want
+	want    map[string]livekit.VideoQuality // what is to be asked for
+	told    map[string]livekit.VideoQuality // nil: the publisher was told nothing yet
+	asked   map[string]askedSince           // of the codecs in told
+	due     time.Time                       // when a lower demand is told; zero: none waits
+	served  bool                            // some quality has been wanted
 }
 
 // askedSince is since when the publisher is asked for each quality of a codec.
 type askedSince [livekit.VideoQuality_HIGH + 1]time.Time
 
 func (d *dynacast) init(main Codec, tell func([]Wanted)) {
-	d.main, d.tell = codecName(main), tell
+	d.main, d.tell, d.ceiling = codecName(main), tell, livekit.VideoQuality_HIGH
 }
 
 // codecName is the name of a codec in a [Wanted]: "vp8". RED has the name of the codec
@@ -85,7 +87,13 @@ func (d *dynacast) order(a, b string) int {
 // that of two updates the later one prevails.
 func (d *dynacast) update(wanted func() map[string]livekit.VideoQuality, now time.Time) {
 	d.mu.Lock()
-	want := wanted()
+	d.wished = wanted()
+	want := maps.Clone(d.wished)
+	for name, q := range want {
+		if rank(q) > rank(d.ceiling) {
+			want[name] = d.ceiling
+		}
+	}
 	for name := range d.told {
 		if _, ok := want[name]; !ok { // tell the publisher that this codec is not wanted any more
 			want[name] = livekit.VideoQuality_OFF
@@ -125,6 +133,34 @@ func (d *dynacast) update(wanted func() map[string]livekit.VideoQuality, now tim
 	}
 	d.mu.Unlock()
 	d.send()
+}
+
+// limit sets the highest quality that the publisher is asked for, whatever subscribers want. A lower
+// one is told at once; for a higher one update must be called.
+func (d *dynacast) limit(ceiling livekit.VideoQuality, now time.Time) {
+	d.mu.Lock()
+	d.ceiling = ceiling
+	told, changed := maps.Clone(d.told), false
+	for name, q := range told {
+		if rank(q) > rank(ceiling) {
+			told[name], changed = ceiling, true
+		}
+	}
+	if changed {
+		d.setTold(told, now)
+	}
+	d.mu.Unlock()
+	if changed {
+		d.send()
+	}
+}
+
+// withheld reports whether subscribers want a quality of a codec that is not asked for.
+func (d *dynacast) withheld(codec string, q livekit.VideoQuality) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	wished, ok := d.wished[codec]
+	return ok && rank(q) > rank(d.ceiling) && rank(q) <= rank(wished)
 }
 
 // arm starts or stops the wait before a lower demand is told. mu is held.

@@ -48,7 +48,9 @@ type Layer struct {
 	stragglers  atomic.Int64 // until when packets may have been sent before a Stop
 	gone        atomic.Bool  // closed
 	lastArrival atomic.Int64 // of a packet with payload
+	barred      atomic.Int64 // until when no packet is forwarded, though some may come
 	silence     silence
+	looked      looked
 	counters    layerCounters
 
 	// fan is held while packets are forwarded, so that they stay in order and Close waits
@@ -152,7 +154,7 @@ func (l *Layer) WriteRTP(raw []byte, arrival time.Time) {
 
 // revives reports whether p shows that a stopped layer is sent again.
 func (l *Layer) revives(p *packet.Packet) bool {
-	return len(p.Payload()) > 0 && (p.Arrival >= l.stragglers.Load() || p.Frame.Key && p.Frame.Start && !p.Late)
+	return len(p.Payload()) > 0 && p.Arrival >= l.barred.Load() && (p.Arrival >= l.stragglers.Load() || p.Frame.Key && p.Frame.Start && !p.Late)
 }
 
 // Flush forwards the packets that wait for the rest of their frame, because the caller

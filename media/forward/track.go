@@ -322,6 +322,9 @@ func (t *Track) tickLocked(at time.Time) {
 		forwarders[i].flush() // what all of them report leaves at once
 	}
 	t.ticks++
+	if t.video && t.cfg.OnQualities != nil {
+		t.relieve(layers, at)
+	}
 	t.qualities.tick(at)
 }
 

@@ -20,11 +20,12 @@ type turns struct {
 	awake   atomic.Bool  // the timer is set, or its function runs
 	stirred atomic.Int64 // time of the last event other than a packet
 
-	// turning is held during the periodic work. It guards ticks and over.
+	// turning is held during the periodic work. It guards ticks, over and relief.
 	turning sync.Mutex
 	timer   *time.Timer
 	ticks   int
 	over    bool
+	relief  relief
 }
 
 // begin sets the timer of a new track.

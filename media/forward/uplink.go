@@ -21,7 +21,8 @@ const startTime = 8 * time.Second
 const nothing = 3
 
 // missingWith is how many of the layers that the publisher is asked for, and has sent before,
-// do not arrive any more: its uplink is too narrow for them. The highest layer that arrives
+// do not arrive any more: its uplink is too narrow for them. So it is for those that it is not
+// asked for any more because of that. The highest layer that arrives
 // tells of those above it; if none arrives, each tells of it. A shared screen may rest, its
 // sound too. Other sound comes even when it is silent, unless its publisher is seen to rest: Opus
 // sends a packet each 400 ms then.
@@ -60,6 +61,8 @@ func (l *Layer) missingWith(at time.Time) (missing int) {
 			if higher || !own {
 				return 0
 			}
+		case higher && other.lastArrival.Load() != 0 && t.qualities.withheld(codec, other.cfg.Quality):
+			missing++
 		case higher && other.lastArrival.Load() != 0 && rank(other.cfg.Quality) <= rank(expected) && !ended(other):
 			missing++
 		}

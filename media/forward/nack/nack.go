@@ -149,5 +149,11 @@ func (t *Tracker) keep(missing []missing) {
 // Waiting reports whether any packet is missing.
 func (t *Tracker) Waiting() bool { return len(t.missing) > 0 }
 
+// After is how many packets after ext are missing.
+func (t *Tracker) After(ext int64) int {
+	i, _ := t.find(ext + 1)
+	return len(t.missing) - i
+}
+
 // Reset drops the missing packets, and keeps what is known of the time that answers take.
 func (t *Tracker) Reset() { t.missing = t.missing[:0] }
