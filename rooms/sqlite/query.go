@@ -3,7 +3,6 @@ package sqlite
 import (
 	"cmp"
 	"context"
-	"slices"
 	"strings"
 
 	"parlor/rooms"
@@ -34,17 +33,28 @@ func (s *Store) ListRooms(ctx context.Context, q rooms.RoomQuery) ([]rooms.Recor
 	if err != nil {
 		return nil, err
 	}
-	all := append(open, ended...)
-	slices.SortFunc(all, func(a, b rooms.Record) int {
-		c := compareRooms(&q, &a, &b)
-		if q.Descending {
-			return -c
+	all := make([]rooms.Record, 0, min(len(open)+len(ended), q.Limit))
+	for len(all) < q.Limit && len(open)+len(ended) > 0 {
+		from := &open
+		if len(open) == 0 || len(ended) > 0 && before(&q, &ended[0], &open[0]) {
+			from = &ended
 		}
-		return c
-	})
-	// A room that ended between the two reads is in both pages: the first is kept.
-	all = slices.CompactFunc(all, func(a, b rooms.Record) bool { return a.SID == b.SID })
-	return all[:min(len(all), q.Limit)], nil
+		// A room that ended between the two reads is in both pages: the first is kept.
+		if n := len(all); n == 0 || all[n-1].SID != (*from)[0].SID {
+			all = append(all, (*from)[0])
+		}
+		*from = (*from)[1:]
+	}
+	return all, nil
+}
+
+// before reports whether a stands before b in the pages of a query.
+func before(q *rooms.RoomQuery, a, b *rooms.Record) bool {
+	c := compareRooms(q, a, b)
+	if q.Descending {
+		c = -c
+	}
+	return c < 0
 }
 
 func compareRooms(q *rooms.RoomQuery, a, b *rooms.Record) int {

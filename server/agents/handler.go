@@ -251,13 +251,13 @@ func (h *Handler) Workers() []rooms.AgentWorker {
 		all = slices.AppendSeq(all, maps.Keys(p.workers))
 	}
 	h.mu.Unlock()
+	slices.SortFunc(all, func(a, b *worker) int {
+		return cmp.Or(cmp.Compare(a.kind.AgentName, b.kind.AgentName), cmp.Compare(a.id, b.id))
+	})
 	out := make([]rooms.AgentWorker, 0, len(all))
 	for _, w := range all {
 		out = append(out, w.show())
 	}
-	slices.SortFunc(out, func(a, b rooms.AgentWorker) int {
-		return cmp.Or(cmp.Compare(a.Kind.AgentName, b.Kind.AgentName), cmp.Compare(a.ID, b.ID))
-	})
 	return out
 }
 
