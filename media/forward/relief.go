@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"math"
 	"slices"
 	"time"
 
@@ -21,10 +22,13 @@ const (
 	// drainTime is how long it may take until less is sent, the queue before the uplink is empty, and
 	// two looks have seen that.
 	drainTime = 2500 * time.Millisecond
-	// A layer more is tried after a time that doubles whenever that failed. It fails if so many more
-	// packets are lost within trialTime as fewLost.
-	firstHold, longestHold = 10 * time.Second, 30 * time.Second
+	// drainAgain is that after a layer more was tried, since the queue is short then.
+	drainAgain = time.Second
+	// A layer more is tried after a time that grows by half whenever that failed. It fails if within
+	// trialTime a queue builds up, or so many more packets are lost as fewLost.
+	firstHold, longestHold = 8 * time.Second, 20 * time.Second
 	trialTime              = 5 * time.Second
+	queueDelay             = 120 * time.Millisecond
 	// restAfterNoHelp is for how long nothing is done after it did not help.
 	restAfterNoHelp = 5 * time.Minute
 	// proofTime is for how long a layer that is tried is not forwarded: it might cost viewers a picture
@@ -45,6 +49,9 @@ type relief struct {
 	goal  livekit.VideoQuality // what the uplink carries, or is to be tried, if not all is carried
 	hold  time.Duration        // how long it stays lowered
 	usual float64              // share of packets that do not come at first while it is
+	drain time.Duration        // for how long the lowest layer alone is asked for
+	way   time.Duration        // least delay of the lowest layer while it is lowered, see [reception.Stream.Transit]
+	late  int                  // for how many ticks the delay has been so much more as queueDelay
 }
 
 type reliefPhase uint8
@@ -134,6 +141,10 @@ func (s *looked) load() float64 {
 // relieve looks whether the uplink carries what is asked for, and asks for less or for more.
 func (t *Track) relieve(layers []*Layer, at time.Time) {
 	r, now := &t.relief, t.since(at)
+	if r.phase == trying && t.queues(layers) {
+		t.failed(layers, at)
+		return
+	}
 	every := lookLeast
 	for _, l := range layers {
 		if l.live.Load() && r.phase != trying {
@@ -163,14 +174,14 @@ func (t *Track) relieve(layers []*Layer, at time.Time) {
 		}
 	case lowered:
 		switch {
-		case lasts < drainTime:
+		case lasts < r.drain:
 		case lost > max(r.lost*3/4, fewLost):
 			// The publisher does not obey, or its numbers have gaps.
 			t.log.Debug("the uplink carries fewer layers no better", "lost", lost)
 			r.enter(helpless, now)
 			t.ask(livekit.VideoQuality_HIGH, at)
 		default:
-			r.usual = missing
+			r.usual, r.way, r.late = missing, math.MaxInt64, 0
 			r.enter(held, now)
 			t.ask(r.goal, at)
 		}
@@ -182,12 +193,14 @@ func (t *Track) relieve(layers []*Layer, at time.Time) {
 			t.try(layers, at)
 		default:
 			r.usual += (missing - r.usual) / 4
+			if delay, ok := delayOf(layers); ok {
+				r.way = min(r.way, delay)
+			}
 		}
 	case trying:
 		switch {
 		case narrow || missing >= r.usual+fewLost:
-			r.hold = min(2*r.hold, longestHold)
-			t.lower(r.goal-1, layers, max(lost, missing), at)
+			t.failed(layers, at)
 		case lasts < trialTime:
 		case r.goal == livekit.VideoQuality_HIGH:
 			r.enter(carried, now)
@@ -239,7 +252,7 @@ func (t *Track) lower(goal livekit.VideoQuality, layers []*Layer, lost float64, 
 		return // there is nothing to ask less of
 	}
 	t.log.Debug("the uplink is too narrow for all layers", "carries", goal, "lost", lost)
-	t.relief.lost, t.relief.goal = lost, max(goal, livekit.VideoQuality_LOW)
+	t.relief.lost, t.relief.goal, t.relief.drain = lost, max(goal, livekit.VideoQuality_LOW), drainTime
 	t.relief.enter(lowered, t.since(at))
 	t.ask(livekit.VideoQuality_LOW, at)
 	for _, l := range layers {
@@ -260,6 +273,41 @@ func (t *Track) try(layers []*Layer, at time.Time) {
 		}
 	}
 	t.ask(t.relief.goal, at)
+}
+
+// failed goes back to what the uplink carries: it does not carry what was tried.
+func (t *Track) failed(layers []*Layer, at time.Time) {
+	r := &t.relief
+	r.hold = min(r.hold*3/2, longestHold)
+	t.lower(r.goal-1, layers, 1, at)
+	r.drain = drainAgain
+}
+
+// delayOf is the delay of the lowest layer that is sent, see [reception.Stream.Transit].
+func delayOf(layers []*Layer) (delay time.Duration, ok bool) {
+	var lowest *Layer
+	for _, l := range layers {
+		if l.live.Load() && (lowest == nil || better(lowest, l)) {
+			lowest = l
+		}
+	}
+	if lowest == nil {
+		return 0, false
+	}
+	lowest.mu.Lock()
+	defer lowest.mu.Unlock()
+	return lowest.stream.Transit()
+}
+
+// queues reports whether a queue has built up before the uplink since a layer more is tried.
+func (t *Track) queues(layers []*Layer) bool {
+	r := &t.relief
+	if delay, ok := delayOf(layers); !ok || r.way == math.MaxInt64 || delay < r.way+queueDelay {
+		r.late = 0
+		return false
+	}
+	r.late++
+	return r.late == 2
 }
 
 // ask tells the publisher that no quality above q is wanted, and else what subscribers want.

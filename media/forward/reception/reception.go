@@ -2,6 +2,8 @@
 // number, losses and jitter (RFC 3550, appendix A).
 package reception
 
+import "time"
+
 // Bounds on sequence numbers, after RFC 3550, appendix A.1. A packet that is maxDropout
 // ahead, or maxMisorder behind, is accepted only if it continues another such packet.
 // Then the source has restarted. Packets are asked for again that are up to a thousand behind,
@@ -162,6 +164,12 @@ func (s *Stream) Lost() uint64 {
 // Jitter is the interarrival jitter in seconds.
 func (s *Stream) Jitter() float64 {
 	return float64(s.jitter) / 16 / float64(s.clockRate)
+}
+
+// Transit is how long the newest packet that came in order was on its way, from an unknown point of
+// time on: a change of it is a change of the delay. ok is false if none has come.
+func (s *Stream) Transit() (delay time.Duration, ok bool) {
+	return time.Duration(s.transit * int64(time.Second) / s.clockRate), s.hasJitter
 }
 
 // Max is the highest extended sequence number.
