@@ -83,6 +83,7 @@ func (c *client) heard() (names []string) {
 // A subscriber that cannot decode what is sent gets the other codec that the publisher
 // announced, and the publisher is asked to send it. Other subscribers are not affected.
 func TestBackupCodecOnDemand(t *testing.T) {
+	t.Parallel()
 	bothModes(t, func(t *testing.T, single bool) {
 		e := newTestEngine(t, nil)
 		a := newClient(t, e, clientConfig{sid: "PA_a", single: single})
@@ -126,6 +127,7 @@ func TestBackupCodecOnDemand(t *testing.T) {
 // By the default policy, subscribers that could decode the first codec also switch to the
 // backup codec once it is sent, within their stream.
 func TestAllTakeTheBackupCodec(t *testing.T) {
+	t.Parallel()
 	bothModes(t, func(t *testing.T, single bool) {
 		e := newTestEngine(t, nil)
 		a := newClient(t, e, clientConfig{sid: "PA_a", single: single})
@@ -154,6 +156,7 @@ var pcmuCodec = webrtc.RTPCodecCapability{MimeType: webrtc.MimeTypePCMU, ClockRa
 // Audio too reaches a subscriber in a codec that it has. The publisher sends the second
 // codec only when a subscriber needs it, and by the default policy beside the first.
 func TestBackupCodecOfSound(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name          string
 		first, backup webrtc.RTPCodecCapability
@@ -208,6 +211,7 @@ func TestBackupCodecOfSound(t *testing.T) {
 // By the regression policy, all subscribers that can receive the backup codec get it,
 // within their stream.
 func TestSoundRegresses(t *testing.T) {
+	t.Parallel()
 	bothModes(t, func(t *testing.T, single bool) {
 		e := newTestEngine(t, nil)
 		a := newClient(t, e, clientConfig{sid: "PA_a", single: single})

@@ -151,6 +151,7 @@ func (p *Peer) pubTrack(sid string) *track {
 // Of VP9 in L3T3_KEY, a subscriber that wants a low quality gets only the lowest spatial
 // layer, as a stream without gaps whose pictures end with that layer.
 func TestVP9SpatialLayers(t *testing.T) {
+	t.Parallel()
 	codec := webrtc.RTPCodecCapability{MimeType: webrtc.MimeTypeVP9, ClockRate: 90000, SDPFmtpLine: "profile-id=0"}
 	e := newTestEngine(t, nil)
 	a := newClient(t, e, clientConfig{sid: "PA_a", single: true})
@@ -210,6 +211,7 @@ func TestVP9SpatialLayers(t *testing.T) {
 
 // The same holds for AV1, by the dependency descriptor, which is forwarded too.
 func TestAV1SpatialLayers(t *testing.T) {
+	t.Parallel()
 	codec := webrtc.RTPCodecCapability{MimeType: webrtc.MimeTypeAV1, ClockRate: 90000}
 	withDD := func(m *webrtc.MediaEngine) error {
 		if err := m.RegisterDefaultCodecs(); err != nil {

@@ -140,6 +140,7 @@ func TestFeedbackByStreamsFollowsTheNegotiation(t *testing.T) {
 // Feedback tells of sound, too, where there is a picture on the path: here it tells of nothing
 // else, since the camera sends nothing.
 func TestFeedbackTellsOfSound(t *testing.T) {
+	t.Parallel()
 	for name, takes := range map[string]func(*webrtc.MediaEngine, *interceptor.Registry) error{
 		"numbers": webrtc.ConfigureTWCCSender,
 		"streams": func(m *webrtc.MediaEngine, r *interceptor.Registry) error {
@@ -168,6 +169,7 @@ func TestFeedbackTellsOfSound(t *testing.T) {
 // A client that takes transport-wide feedback for pictures alone gets sound without numbers: it
 // would be taken for one that loses all sound. Its pictures are as others'.
 func TestSoundThatIsNotReportedOnHasNoNumbers(t *testing.T) {
+	t.Parallel()
 	bothModes(t, func(t *testing.T, single bool) {
 		e := newTestEngine(t, nil)
 		a := newClient(t, e, clientConfig{sid: "PA_a"})

@@ -151,6 +151,7 @@ const (
 // A sender that is faster than a receiver which takes nothing waits for it, and no other
 // client does. The waiting data stays within the bound.
 func TestFloodedReceiverMakesItsSenderWait(t *testing.T) {
+	t.Parallel()
 	e := newTestEngine(t, func(c *Config) { c.DataStall, c.MaxFlowWaiting = time.Hour, floodBound })
 	h := &hall{t: t, e: e}
 	a, b, other := h.enter("PA_a", nil), h.enter("PA_b", nil), h.enter("PA_c", nil)
@@ -220,6 +221,7 @@ func TestReceiverBelowTheThresholdLosesData(t *testing.T) {
 
 // A receiver above the threshold loses nothing, however slow it is beside the sender.
 func TestReceiverAboveTheThresholdGetsEverything(t *testing.T) {
+	t.Parallel()
 	e := newTestEngine(t, func(c *Config) { c.MaxFlowWaiting, c.SlowThreshold = floodBound, 1000 })
 	h := &hall{t: t, e: e}
 	a := h.enter("PA_a", nil)
@@ -232,6 +234,7 @@ func TestReceiverAboveTheThresholdGetsEverything(t *testing.T) {
 // A receiver that is slower than the sender gets all data in order, even when the server
 // holds as much as it may.
 func TestSlowReceiverGetsEverything(t *testing.T) {
+	t.Parallel()
 	for _, most := range []int64{0, 1} {
 		t.Run(fmt.Sprintf("most=%d", most), func(t *testing.T) {
 			e := newTestEngine(t, func(c *Config) { c.MaxDataWaiting, c.MaxFlowWaiting = most, floodBound })
@@ -254,6 +257,7 @@ func TestSlowReceiverGetsEverything(t *testing.T) {
 
 // After a sender has sent its data, it may leave: slower receivers still get all of it.
 func TestWhatASlowReceiverWaitsForSurvivesItsSender(t *testing.T) {
+	t.Parallel()
 	e := newTestEngine(t, nil)
 	h := &hall{t: t, e: e}
 	a, b := h.enter("PA_a", nil), h.enter("PA_b", nil)
@@ -275,6 +279,7 @@ func TestWhatASlowReceiverWaitsForSurvivesItsSender(t *testing.T) {
 // SCTP's overhead for a message is far more than its bytes, so messages are counted too.
 // They continue when few bytes are under way.
 func TestTinyMessagesAreBoundedToo(t *testing.T) {
+	t.Parallel()
 	const n = 4 * maxMessagesSent
 	e := newTestEngine(t, nil)
 	h := &hall{t: t, e: e}
@@ -296,6 +301,7 @@ func TestTinyMessagesAreBoundedToo(t *testing.T) {
 
 // A client with many channels does not exceed its bound.
 func TestManyChannelsAreOneSender(t *testing.T) {
+	t.Parallel()
 	e := newTestEngine(t, func(c *Config) { c.DataStall, c.MaxFlowWaiting = time.Hour, floodBound })
 	h := &hall{t: t, e: e}
 	a, b := h.enter("PA_a", nil), h.enter("PA_b", nil)

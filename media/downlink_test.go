@@ -134,6 +134,7 @@ func TestLayersFollowTheBandwidth(t *testing.T) {
 // A layer that its publisher stops, by RTCP BYE or in an offer, is left without waiting
 // for a silence. Here no packets at all are sent, so silence would show nothing.
 func TestStoppedLayersAreLeftAtOnce(t *testing.T) {
+	t.Parallel()
 	offer := func(layers string) func(a *client, _ uint32) {
 		return func(a *client, _ uint32) {
 			a.mu.Lock()

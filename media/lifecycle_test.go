@@ -61,6 +61,7 @@ func TestEngineCloseEndsPeers(t *testing.T) {
 }
 
 func TestICERestart(t *testing.T) {
+	t.Parallel()
 	bothModes(t, func(t *testing.T, single bool) {
 		e := newTestEngine(t, nil)
 		a := newClient(t, e, clientConfig{sid: "PA_a", single: single})
@@ -98,6 +99,7 @@ func TestICERestart(t *testing.T) {
 // Packets of a track that come after the offer that ends it belong to no track: the
 // client does not take them for another one.
 func TestMediaLaterThanSignalling(t *testing.T) {
+	t.Parallel()
 	for _, codec := range []webrtc.RTPCodecCapability{opus, vp8} {
 		t.Run(codec.MimeType, func(t *testing.T) {
 			e := newTestEngine(t, nil)

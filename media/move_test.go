@@ -16,6 +16,7 @@ import (
 // so ICE does not restart, but the next check of the client's tells where it is: picture,
 // feedback and data go on.
 func TestAClientThatMovesKeepsItsMedia(t *testing.T) {
+	t.Parallel()
 	bothModes(t, func(t *testing.T, single bool) {
 		e := newTestEngine(t, func(c *Config) { c.ICEDisconnected = time.Hour }) // nothing else may help
 		a := newClient(t, e, clientConfig{sid: "PA_a"})

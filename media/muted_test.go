@@ -15,6 +15,7 @@ import (
 // A client gets a track that is muted when it subscribes, although pion reports a track
 // only with its first packet. The packets after the unmuting continue the stream.
 func TestMutedBeforeSubscribed(t *testing.T) {
+	t.Parallel()
 	codecs := []struct {
 		codec webrtc.RTPCodecCapability
 		body  []byte // beginning of the first payload; nil: padding

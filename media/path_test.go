@@ -25,6 +25,7 @@ func (c *client) way() *downlink.Path { return c.peer.down().down }
 // TestOutgoing sends media to clients in each possible way: encrypted by srtpout, which
 // is the rule, over TCP too, and by pion if the client chooses the DTLS roles.
 func TestOutgoing(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		name   string
 		single bool

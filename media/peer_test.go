@@ -229,6 +229,7 @@ func (c *client) receives(publisher, sid string) remoteTrack {
 }
 
 func TestPublishAndSubscribe(t *testing.T) {
+	t.Parallel()
 	bothModes(t, func(t *testing.T, single bool) {
 		e := newTestEngine(t, nil)
 		a := newClient(t, e, clientConfig{sid: "PA_a", single: single})

@@ -241,6 +241,7 @@ func TestMediaBeforeAnnouncement(t *testing.T) {
 }
 
 func TestUnpublishAndPublishAgain(t *testing.T) {
+	t.Parallel()
 	bothModes(t, func(t *testing.T, single bool) {
 		e := newTestEngine(t, nil)
 		a := newClient(t, e, clientConfig{sid: "PA_a", single: single})
@@ -560,6 +561,7 @@ func TestTheCodecThatCameHoldsAfterTheNextOffer(t *testing.T) {
 // A client may repeat packets as they were, with the rid that they had (RFC 8852 wants the
 // repaired rid instead). What is repeated belongs to the layer, and does not take its place.
 func TestRepeatsWithTheRIDOfTheirLayer(t *testing.T) {
+	t.Parallel()
 	bothModes(t, func(t *testing.T, single bool) {
 		e := newTestEngine(t, nil)
 		relay, reroute := behindRelay(t, e)

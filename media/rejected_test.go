@@ -18,6 +18,7 @@ func onlyOpus(m *webrtc.MediaEngine) error {
 // A client without any video codec rejects every video section, and pion writes those
 // without a mid. The client does not get the video, but keeps its session.
 func TestAudioOnlyClient(t *testing.T) {
+	t.Parallel()
 	bothModes(t, func(t *testing.T, single bool) {
 		e := newTestEngine(t, nil)
 		a := newClient(t, e, clientConfig{sid: "PA_a", single: single})
@@ -182,6 +183,7 @@ func TestOfferOfNothing(t *testing.T) {
 
 // Tracks that a client cannot decode do not use up its sections for others.
 func TestUnusableTracksTakeNoSections(t *testing.T) {
+	t.Parallel()
 	h265 := webrtc.RTPCodecCapability{MimeType: webrtc.MimeTypeH265, ClockRate: 90000}
 	bothModes(t, func(t *testing.T, single bool) {
 		e := newTestEngine(t, nil)

@@ -177,6 +177,7 @@ func TestPublishersWithREMBAloneAreTold(t *testing.T) {
 // A publisher that offers no feedback about its bandwidth gets none, and one that offers
 // transport-wide feedback gets that alone.
 func TestOnlyWhatIsOfferedIsTold(t *testing.T) {
+	t.Parallel()
 	bothModes(t, func(t *testing.T, single bool) {
 		e := newTestEngine(t, nil)
 		c, _ := estimatedPublisher(t, e, single, true, false)
@@ -219,6 +220,7 @@ func TestOnlyWhatIsOfferedIsTold(t *testing.T) {
 // A publisher with one peer connection whose sound has transport-wide numbers is told of its
 // pictures by REMB, if it takes nothing else for them.
 func TestREMBBesideNumberedSound(t *testing.T) {
+	t.Parallel()
 	for _, sound := range []bool{false, true} {
 		t.Run(map[bool]string{false: "sound without numbers", true: "sound with numbers"}[sound], func(t *testing.T) {
 			e := newTestEngine(t, nil)

@@ -316,6 +316,7 @@ func (l *listener) missing() (numbers []uint32) {
 // A client that restarts ICE sends on its former path until ICE has selected another one,
 // and what is then under way arrives later still. None of it is lost on the server.
 func TestNothingIsLostOnTheWayUpWhileICERestarts(t *testing.T) {
+	t.Parallel()
 	for name, over := range map[string]struct {
 		types []webrtc.NetworkType
 		begin func(t *testing.T, e *Engine) (way func(*webrtc.ICECandidatePair) func([]byte), settings func(*webrtc.SettingEngine), reroute func(string) string)
@@ -487,6 +488,7 @@ func goesOn(t *testing.T, e *Engine, b *client) func(why string) {
 // A client's network forgets its TCP connections, and tells so or not. The client restarts
 // ICE, and picture, sound and data go on over new connections.
 func TestAClientThatLosesItsConnectionsRestartsICE(t *testing.T) {
+	t.Parallel()
 	for name, lose := range map[string]func(*relayedTCP){
 		"with a reset": (*relayedTCP).reset,
 		"in silence":   func(c *relayedTCP) { c.silent.Store(true) },
@@ -519,6 +521,7 @@ func TestAClientThatLosesItsConnectionsRestartsICE(t *testing.T) {
 // server does not know it. The client makes another relay and restarts ICE, and picture,
 // sound and data go on.
 func TestAClientThatLosesItsRelayRestartsICE(t *testing.T) {
+	t.Parallel()
 	bothModes(t, func(t *testing.T, single bool) {
 		e, _ := newRelayingEngine(t, nil)
 		network, err := emulator.New(e.TURNAddrs()[0])

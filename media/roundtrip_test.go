@@ -12,6 +12,7 @@ import (
 // The layers of a publisher know the round trip to it from the beginning, and follow it,
 // whether or not a packet was lost.
 func TestLayersKnowTheRoundTripToTheirPublisher(t *testing.T) {
+	t.Parallel()
 	bothModes(t, func(t *testing.T, single bool) {
 		e := newTestEngine(t, nil)
 		relay, reroute := behindRelay(t, e)

@@ -60,6 +60,7 @@ func stunServer(t *testing.T, single, mute bool) string {
 // TestHowASTUNServerSeesMedia: it sees the sockets of media themselves, while the server runs
 // and before; one with two addresses tells whether packets of strangers arrive.
 func TestHowASTUNServerSeesMedia(t *testing.T) {
+	t.Parallel()
 	e, err := NewEngine(Config{BindAddresses: []string{"127.0.0.1"}, LoopbackCandidate: true, Log: testLog(t)})
 	require.NoError(t, err)
 	defer func() { require.NoError(t, e.Close()) }()
@@ -208,6 +209,7 @@ func hesitant(t *testing.T, answers func() bool) string {
 // TestServersAreAskedAtTheSameTime: the first answers when the second has been asked, which is
 // silent. What an error says of one server does not hide behind the silence of another.
 func TestServersAreAskedAtTheSameTime(t *testing.T) {
+	t.Parallel()
 	e, err := NewEngine(Config{BindAddresses: []string{"127.0.0.1"}, LoopbackCandidate: true, Log: testLog(t)})
 	require.NoError(t, err)
 	defer func() { require.NoError(t, e.Close()) }()
@@ -250,6 +252,7 @@ func TestServersAreAskedAtTheSameTime(t *testing.T) {
 
 // TestAnswersThatDoNotReachAPort are told from a server's silence.
 func TestAnswersThatDoNotReachAPort(t *testing.T) {
+	t.Parallel()
 	_, err := SeenFrom(t.Context(), []int{0}, []string{withheld(t, 2, func() {})})
 	require.ErrorIs(t, err, ErrUnanswered)
 	require.False(t, Silent(err))

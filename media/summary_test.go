@@ -56,6 +56,7 @@ func TestTheWorstMinuteOfASession(t *testing.T) {
 // A call is summed up in both directions, with the counts of ended subscriptions, and
 // with the time of each forwarded quality.
 func TestACallIsSummedUp(t *testing.T) {
+	t.Parallel()
 	bothModes(t, func(t *testing.T, single bool) {
 		e := newTestEngine(t, nil)
 		a := newClient(t, e, clientConfig{sid: "PA_a", single: single})

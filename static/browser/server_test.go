@@ -34,20 +34,44 @@ const (
 	devSecret = "secret"
 )
 
-// buildServer builds the program. PARLOR_BINARY can name one that is already built.
+// built is the program as all tests of a run use it: it is linked once. TestMain removes it.
+var built struct {
+	once      sync.Once
+	dir, path string
+	err       error
+}
+
+func TestMain(m *testing.M) {
+	status := m.Run()
+	if built.dir != "" {
+		_ = os.RemoveAll(built.dir) // a temporary folder
+	}
+	os.Exit(status)
+}
+
+// buildServer builds the program as it is released, without cgo, if no test has done so.
+// PARLOR_BINARY can name one that is already built.
 func buildServer(t *testing.T) string {
 	t.Helper()
 	if binary := os.Getenv("PARLOR_BINARY"); binary != "" {
 		return binary
 	}
-	binary := filepath.Join(t.TempDir(), "parlor")
-	if runtime.GOOS == "windows" {
-		binary += ".exe"
-	}
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "parlor")
-	output, err := build.CombinedOutput()
-	require.NoError(t, err, string(output))
-	return binary
+	built.once.Do(func() {
+		if built.dir, built.err = os.MkdirTemp("", "parlor-browser"); built.err != nil {
+			return
+		}
+		built.path = filepath.Join(built.dir, "parlor")
+		if runtime.GOOS == "windows" {
+			built.path += ".exe"
+		}
+		build := exec.Command("go", "build", "-o", built.path, "parlor")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if output, err := build.CombinedOutput(); err != nil {
+			built.err = fmt.Errorf("build the program: %w: %s", err, output)
+		}
+	})
+	require.NoError(t, built.err)
+	return built.path
 }
 
 // server is the program in another process, which can be killed and started again on the
