@@ -182,9 +182,10 @@ type client struct {
 	reanswer func(string) string       // changes an answer before it is sent; nil: unchanged
 	reroute  func(string) string       // changes the server's candidates, and the client sends none; nil: unchanged
 
-	layerSizes    [3]int               // of the frames of publishSimulcast, in bytes; 0: minimal
-	still         atomic.Bool          // publishSimulcast sends nothing
-	configuration webrtc.Configuration // of its peer connections
+	claims        []*livekit.VideoLayer // what it announces of its simulcast; nil: the truth
+	layerSizes    [3]int                // of the frames of publishSimulcast, in bytes; 0: minimal
+	still         atomic.Bool           // publishSimulcast sends nothing
+	configuration webrtc.Configuration  // of its peer connections
 
 	mu           sync.Mutex // guards the following
 	offerID      uint32

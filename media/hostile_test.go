@@ -2,6 +2,7 @@ package media
 
 import (
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"parlor/media/downlink/feedback"
+	"parlor/rooms"
 )
 
 // witness is two clients in a call, which a third must not affect.
@@ -247,6 +249,29 @@ func TestAuthenticFeedbackFlood(t *testing.T) {
 		a.peer.SendData(nil, livekit.DataPacket_RELIABLE, []byte("well"))
 		require.Equal(t, "well", string(a.message().data))
 	})
+}
+
+// Layers that are announced with qualities that there are not, and sizes that no picture has, are
+// those of their rids.
+func TestLayersOfNoQuality(t *testing.T) {
+	e := newTestEngine(t, nil)
+	a := newClient(t, e, clientConfig{sid: "PA_a"})
+	a.claims = []*livekit.VideoLayer{
+		{Rid: "q", Quality: -5, Width: math.MaxUint32, Height: math.MaxUint32},
+		{Rid: "h", Quality: math.MaxInt32, Width: math.MaxUint32, Height: math.MaxUint32},
+		{Rid: "f", Quality: livekit.VideoQuality_OFF},
+		{Quality: livekit.VideoQuality_HIGH, Width: math.MaxUint32, Height: math.MaxUint32},
+	}
+	a.join()
+	a.publishSimulcast("TR_s")
+	b := newClient(t, e, clientConfig{sid: "PA_b"})
+	w := &watcher{t, make(chan byte, 100000)}
+	b.onTrack = w.watch
+	b.subscribe("PA_a", a.published("TR_s"))
+	b.join()
+	w.until("the highest layer", 2)
+	b.peer.SetTrackSettings([]string{"TR_s"}, rooms.TrackSettings{Quality: livekit.VideoQuality_LOW})
+	w.until("the lowest layer", 0)
 }
 
 // Packets with false headers are counted and dropped.

@@ -42,6 +42,9 @@ func (c *client) publishSimulcast(sid string) {
 		{Quality: livekit.VideoQuality_MEDIUM, Width: 640, Height: 360},
 		{Quality: livekit.VideoQuality_HIGH, Width: 1280, Height: 720},
 	}
+	if c.claims != nil {
+		layers = c.claims
+	}
 	req := &livekit.AddTrackRequest{
 		Cid: "cid-" + sid, Type: livekit.TrackType_VIDEO, Layers: layers,
 		SimulcastCodecs: []*livekit.SimulcastCodec{{Codec: "vp8", Cid: "cid-" + sid}},

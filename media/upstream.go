@@ -427,8 +427,8 @@ func (u *upStream) quality() livekit.VideoQuality {
 	}
 	if u.s.pub != nil {
 		for _, l := range u.s.pub.info.GetLayers() {
-			if l.GetRid() == u.rid {
-				return l.GetQuality()
+			if q := l.GetQuality(); l.GetRid() == u.rid && q >= livekit.VideoQuality_LOW && q <= livekit.VideoQuality_HIGH {
+				return q
 			}
 		}
 	}

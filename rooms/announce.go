@@ -2,6 +2,7 @@ package rooms
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/livekit/protocol/livekit"
 	"google.golang.org/protobuf/proto"
@@ -46,6 +47,21 @@ func unreasonable(req *livekit.AddTrackRequest) string {
 		}
 	}
 	return ""
+}
+
+// knownQualities reports whether all layers have qualities that there are, and else the first that
+// is none.
+func knownQualities(req *livekit.AddTrackRequest) (unknown livekit.VideoQuality, ok bool) {
+	layers := req.Layers
+	for _, c := range req.SimulcastCodecs {
+		layers = slices.Concat(layers, c.GetLayers())
+	}
+	for _, l := range layers {
+		if _, known := livekit.VideoQuality_name[int32(l.GetQuality())]; !known {
+			return l.GetQuality(), false
+		}
+	}
+	return 0, true
 }
 
 // requestResponse answers a request. A long request is not echoed in the answer, so that

@@ -50,6 +50,16 @@ func TestAnnouncementsAreBounded(t *testing.T) {
 			require.Less(t, proto.Size(got), 5<<10, name)
 			require.Equal(t, name != "stream", got.GetAddTrack() != nil, name)
 		}
+		for _, layers := range [][]*livekit.VideoLayer{{{Quality: -5}}, {{}, {Quality: 4}}} {
+			for _, req := range []*livekit.AddTrackRequest{
+				{Type: video, Cid: "x", Layers: layers},
+				{Type: video, Cid: "x", SimulcastCodecs: []*livekit.SimulcastCodec{nil, {Codec: "vp8", Layers: layers}}},
+			} {
+				ann.AddTrack(req)
+				ann.Sync()
+				require.Equal(t, livekit.RequestResponse_UNSUPPORTED_TYPE, ann.refused().GetReason())
+			}
+		}
 		ann.AddTrack(&livekit.AddTrackRequest{Type: video, Sid: sid, SimulcastCodecs: codecs[:3]})
 		ann.UpdateLocalAudioTrack(&livekit.UpdateLocalAudioTrack{TrackSid: sid, Features: make([]livekit.AudioTrackFeature, 5000)})
 		ann.Sync()

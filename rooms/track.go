@@ -47,6 +47,10 @@ func (r *Room) addTrack(p *Participant, req *livekit.AddTrackRequest) {
 		refuse(livekit.RequestResponse_UNSUPPORTED_TYPE, "only audio and video tracks can be published")
 		return
 	}
+	if q, known := knownQualities(req); !known {
+		refuse(livekit.RequestResponse_UNSUPPORTED_TYPE, fmt.Sprintf("%d is no quality of a layer", q))
+		return
+	}
 	if _, known := livekit.TrackSource_name[int32(req.Source)]; !known {
 		refuse(livekit.RequestResponse_UNSUPPORTED_TYPE, "the source is not known")
 		return

@@ -423,6 +423,17 @@ func (d *Path) Arrived(number uint16) bool {
 	return d.control.record.Arrived(number)
 }
 
+// Missed reports whether the receiver has told that the packet with a transport-wide number did not
+// arrive.
+func (d *Path) Missed(number uint16) bool {
+	if d == nil {
+		return false
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.control.record.Lost(number)
+}
+
 // Estimated takes a REMB, in bits/s.
 func (d *Path) Estimated(bitrate float64, at time.Time) {
 	if d == nil {

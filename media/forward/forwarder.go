@@ -275,7 +275,7 @@ func (f *Forwarder) writeBurst(b *burst) {
 	}
 	f.over.left()
 	now := b.packets[len(b.packets)-1].Arrival
-	if f.doubted && f.keyMissed(now) {
+	if f.doubted && f.keyMissed(now) && f.waiting == nil {
 		f.waiting = f.current
 	}
 	due, waiting, start := f.notices, f.waiting, !f.inStep

@@ -158,12 +158,14 @@ func TestAReceiverIsServedByTheKeyframeOnItsWay(t *testing.T) {
 func TestAReceiverThatLostTheKeyframeOnItsWayGetsAnother(t *testing.T) {
 	for name, of := range map[string]struct {
 		reports, loses, nacks bool
+		silent                bool // it could report, but does not
 		requests              int
 	}{
 		"it came":             {reports: true, requests: 1},
 		"it was lost":         {reports: true, loses: true, requests: 2},
 		"it is repeated":      {reports: true, loses: true, nacks: true, requests: 1},
 		"nothing is reported": {loses: true, requests: 1},
+		"it is silent":        {reports: true, silent: true, requests: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -184,7 +186,7 @@ func TestAReceiverThatLostTheKeyframeOnItsWayGetsAnother(t *testing.T) {
 								fb.Arrivals[0] = feedback.NotReceived
 							}
 						}
-						if of.reports {
+						if of.reports && !of.silent {
 							fb.Base = binary.BigEndian.Uint16(p.GetExtension(5))
 							r.f.downlink.Feedback(fb.Append(nil, 9, 1))
 						}

@@ -48,7 +48,7 @@ type Layer struct {
 	stragglers  atomic.Int64 // until when packets may have been sent before a Stop
 	gone        atomic.Bool  // closed
 	lastArrival atomic.Int64 // of a packet with payload
-	barred      atomic.Int64 // until when no packet is forwarded, though some may come
+	barred      atomic.Int64 // until when packets that come do not show that it is sent again
 	silence     silence
 	looked      looked
 	counters    layerCounters

@@ -1,7 +1,6 @@
 package forward
 
 import (
-	"math"
 	"slices"
 	"time"
 
@@ -13,10 +12,11 @@ const (
 	// A look follows the former one when what was lost could have been repeated: after two round
 	// trips, within these bounds.
 	lookLeast, lookMost = 300 * time.Millisecond, 600 * time.Millisecond
-	// Of the packets of each of two looks fewLost must not have come until the next one, and
-	// manyLost of both together.
-	fewLost, manyLost = 0.1, 0.15
-	leastLookedAt     = 6 // packets
+	// Of the packets of each of two looks fewLost must not have come until the next one, and manyLost
+	// of both together. If the lowest layer loses fewer than leastLost, it has to be late at least: a
+	// publisher may leave numbers of a higher one out.
+	fewLost, manyLost, leastLost = 0.1, 0.15, 0.05
+	leastLookedAt                = 6 // packets
 	// fitting is the part of what came that layers may take: sound has to fit, too.
 	fitting = 0.9
 	// drainTime is how long it may take until less is sent, the queue before the uplink is empty, and
@@ -25,13 +25,19 @@ const (
 	// drainAgain is that after a layer more was tried, since the queue is short then.
 	drainAgain = time.Second
 	// A layer more is tried after a time that grows by half whenever that failed. It fails if within
-	// trialTime a queue builds up, or so many more packets are lost as fewLost.
+	// trialTime a queue before the uplink stays, or packets are lost behind one.
 	firstHold, longestHold = 8 * time.Second, 20 * time.Second
 	trialTime              = 5 * time.Second
-	queueDelay             = 120 * time.Millisecond
+	// So much later than usual packets come that wait in a queue.
+	queueDelay = 100 * time.Millisecond
+	// wayRise is by how much more the usual delay may become between two looks: clocks drift.
+	wayRise = time.Millisecond
+	// queueStays is for how many ticks with packets there must be a queue: a keyframe of what is
+	// tried makes one that ends.
+	queueStays = 6
 	// restAfterNoHelp is for how long nothing is done after it did not help.
 	restAfterNoHelp = 5 * time.Minute
-	// proofTime is for how long a layer that is tried is not forwarded: it might cost viewers a picture
+	// proofTime is for how long a layer that is tried is not shown: it might cost viewers a picture
 	// that they have.
 	proofTime = 1500 * time.Millisecond
 )
@@ -39,19 +45,46 @@ const (
 // relief asks a publisher for fewer layers if its uplink does not carry those that it sends: then
 // packets of each are lost, repeats too, and no picture of any of them is whole. Encoders of
 // browsers see to that by our feedback. Other senders send what they have, but obey when they are
-// asked for less. Track.turning guards it.
+// asked for less. It is about the layers of one codec, if there are several. Track.turning guards
+// it.
 type relief struct {
-	looks [2]tally // of all layers that are sent; the newer one first
-	last  int64    // when the last look was
-	phase reliefPhase
-	since int64                // when the phase began
-	lost  float64              // share of packets that were lost when it was lowered
-	goal  livekit.VideoQuality // what the uplink carries, or is to be tried, if not all is carried
-	hold  time.Duration        // how long it stays lowered
-	usual float64              // share of packets that do not come at first while it is
-	drain time.Duration        // for how long the lowest layer alone is asked for
-	way   time.Duration        // least delay of the lowest layer while it is lowered, see [reception.Stream.Transit]
-	late  int                  // for how many ticks the delay has been so much more as queueDelay
+	looks  [2]tally // of all these layers; the newer one first
+	lowest [2]tally // of the lowest one that is sent
+	last   int64    // when the last look was
+	phase  reliefPhase
+	since  int64                // when the phase began, or when what it waits for was last not there
+	lost   float64              // share of packets that were lost when it was lowered
+	goal   livekit.VideoQuality // what the uplink carries, or is to be tried, if not all is carried
+	hold   time.Duration        // how long it stays lowered
+	usual  float64              // share of packets that do not come at first while it is
+	drain  time.Duration        // for how long the lowest layer alone is asked for
+	queued int                  // for how many ticks with packets a queue has stood while a layer is tried
+	heard  int64                // arrival of the lowest layer's last packet, at the tick before
+	way    usualDelay
+}
+
+// usualDelay is how long packets of a layer are on their way when there is no queue, see
+// [reception.Stream.Transit].
+type usualDelay struct {
+	of         *Layer // nil: nothing is known
+	generation uint32
+	least      time.Duration
+}
+
+// exceeded is by how much longer the newest packet of a layer was on its way.
+func (u *usualDelay) exceeded(l *Layer) time.Duration {
+	l.mu.Lock()
+	delay, ok := l.stream.Transit()
+	generation := l.generation
+	l.mu.Unlock()
+	if !ok {
+		return 0
+	}
+	if u.of != l || u.generation != generation {
+		*u = usualDelay{l, generation, delay}
+	}
+	u.least = min(u.least, delay)
+	return delay - u.least
 }
 
 type reliefPhase uint8
@@ -138,16 +171,46 @@ func (s *looked) load() float64 {
 	return float64(both.bytes) / float64(both.packets) * float64(max(both.due, both.packets))
 }
 
+// reducible are the layers of the track's first codec that has several, from the lowest: only of such
+// a publisher can send fewer.
+func reducible(layers []*Layer) (of []*Layer) {
+	for _, first := range layers {
+		of = of[:0]
+		for _, l := range layers {
+			if l.cfg.Codec.like(first.cfg.Codec) {
+				of = append(of, l)
+			}
+		}
+		if len(of) > 1 {
+			slices.SortFunc(of, func(a, b *Layer) int { return rank(a.cfg.Quality) - rank(b.cfg.Quality) })
+			return of
+		}
+	}
+	return nil
+}
+
+// comes reports whether packets came before the last look.
+func (l *Layer) comes() bool { return l.looked.tallies[0].packets > 0 }
+
 // relieve looks whether the uplink carries what is asked for, and asks for less or for more.
-func (t *Track) relieve(layers []*Layer, at time.Time) {
+func (t *Track) relieve(all []*Layer, at time.Time) {
 	r, now := &t.relief, t.since(at)
-	if r.phase == trying && t.queues(layers) {
+	layers := reducible(all)
+	if len(layers) == 0 && r.phase != carried {
+		r.enter(carried, now)
+		t.ask(livekit.VideoQuality_HIGH, all, at)
+	}
+	if len(layers) == 0 || t.muted.Load() {
+		r.since, r.last = now, now
+		return
+	}
+	if r.phase == trying && t.queues(layers) >= queueStays {
 		t.failed(layers, at)
 		return
 	}
 	every := lookLeast
 	for _, l := range layers {
-		if l.live.Load() && r.phase != trying {
+		if l.live.Load() {
 			every = max(every, 2*l.roundTrip())
 		}
 	}
@@ -155,57 +218,64 @@ func (t *Track) relieve(layers []*Layer, at time.Time) {
 		return
 	}
 	r.last = now
-	var all tally
+	var sum, lowest tally
 	for _, l := range layers {
 		l.look()
-		all.add(l.looked.tallies[0])
+		if sum.packets == 0 {
+			lowest = l.looked.tallies[0]
+		}
+		sum.add(l.looked.tallies[0])
 	}
-	former := r.looks[0]
-	r.looks = [2]tally{all, former}
-	lost := share(former.lost+all.lost, former.expected+all.expected)
-	missing := share(all.missing, all.due)
-	narrow := lost >= manyLost && share(former.lost, former.expected) >= fewLost && share(all.lost, all.expected) >= fewLost
+	former, below := r.looks[0], r.lowest[0]
+	r.looks, r.lowest = [2]tally{sum, former}, [2]tally{lowest, below}
+	late := r.way.exceeded(lowestOf(layers))
+	r.way.least += wayRise
+	lost, missing := share(former.lost+sum.lost, former.expected+sum.expected), share(sum.missing, sum.due)
+	narrow := lost >= manyLost && share(former.lost, former.expected) >= fewLost && share(sum.lost, sum.expected) >= fewLost &&
+		(late >= queueDelay || share(below.lost+lowest.lost, below.expected+lowest.expected) >= leastLost)
 	lasts := time.Duration(now - r.since)
 	switch r.phase {
 	case carried:
-		if narrow {
+		if narrow && t.reduces(layers) {
 			r.hold = firstHold
-			t.lower(t.carries(layers), layers, lost, at)
+			t.lower(t.carries(layers), lost, drainTime, layers, at)
 		}
 	case lowered:
 		switch {
 		case lasts < r.drain:
-		case lost > max(r.lost*3/4, fewLost):
-			// The publisher does not obey, or its numbers have gaps.
+		case sum.packets == 0, lost > max(r.lost*3/4, fewLost):
+			// The publisher does not obey, or its numbers have gaps, or it has no such layer.
 			t.log.Debug("the uplink carries fewer layers no better", "lost", lost)
 			r.enter(helpless, now)
-			t.ask(livekit.VideoQuality_HIGH, at)
+			t.ask(livekit.VideoQuality_HIGH, layers, at)
 		default:
-			r.usual, r.way, r.late = missing, math.MaxInt64, 0
+			r.usual = missing
 			r.enter(held, now)
-			t.ask(r.goal, at)
+			t.ask(r.goal, layers, at)
 		}
 	case held:
+		r.usual += (missing - r.usual) / 4
 		switch {
-		case narrow:
-			t.lower(r.goal-1, layers, lost, at)
+		case narrow && t.reduces(layers):
+			t.lower(r.goal-1, lost, drainTime, layers, at)
+		case !t.isWithheld(layers[0]):
+			r.since = now // nobody wants more
 		case lasts >= r.hold:
 			t.try(layers, at)
-		default:
-			r.usual += (missing - r.usual) / 4
-			if delay, ok := delayOf(layers); ok {
-				r.way = min(r.way, delay)
-			}
 		}
 	case trying:
 		switch {
-		case narrow || missing >= r.usual+fewLost:
+		case narrow, missing >= r.usual+fewLost && r.queued > 0:
 			t.failed(layers, at)
+		case sum.packets == 0:
+			r.since = now // nothing is proved
 		case lasts < trialTime:
 		case r.goal == livekit.VideoQuality_HIGH:
 			r.enter(carried, now)
-		default:
+		case t.isWithheld(layers[0]):
 			t.try(layers, at)
+		default:
+			r.enter(held, now)
 		}
 	case helpless:
 		if lasts >= restAfterNoHelp {
@@ -216,48 +286,55 @@ func (t *Track) relieve(layers []*Layer, at time.Time) {
 
 func (r *relief) enter(phase reliefPhase, now int64) { r.phase, r.since = phase, now }
 
+// isWithheld reports whether subscribers want more than is asked for.
+func (t *Track) isWithheld(of *Layer) bool {
+	return t.relief.goal < livekit.VideoQuality_HIGH && t.qualities.withheld(codecName(of.cfg.Codec), t.relief.goal+1)
+}
+
+// lowestOf is the lowest layer that comes, or the lowest one if none does.
+func lowestOf(layers []*Layer) *Layer {
+	return layers[max(slices.IndexFunc(layers, (*Layer).comes), 0)]
+}
+
+// reduces reports whether a layer comes above the lowest one that does.
+func (t *Track) reduces(layers []*Layer) bool {
+	lowest := lowestOf(layers)
+	return slices.ContainsFunc(layers, func(l *Layer) bool { return l.comes() && better(l, lowest) })
+}
+
 // carries is the highest quality that the uplink carries, with all below it, and none but lower ones
-// than the highest that is sent.
+// than the highest that comes.
 func (t *Track) carries(layers []*Layer) livekit.VideoQuality {
-	came, highest := 0.0, livekit.VideoQuality_LOW
+	came, load := 0.0, 0.0
 	for _, l := range layers {
 		for _, o := range l.looked.tallies {
 			came += float64(o.bytes)
 		}
-		if l.looked.tallies[0].packets > 0 && rank(l.cfg.Quality) > rank(highest) {
-			highest = l.cfg.Quality
+	}
+	best := lowestOf(layers).cfg.Quality
+	for i, l := range layers {
+		load += l.looked.load()
+		above := slices.ContainsFunc(layers[i+1:], (*Layer).comes)
+		if l.comes() && above && load <= fitting*came {
+			best = l.cfg.Quality
 		}
 	}
-	for q := highest - 1; q > livekit.VideoQuality_LOW; q-- {
-		load := 0.0
-		for _, l := range layers {
-			if rank(l.cfg.Quality) <= rank(q) {
-				load += l.looked.load()
-			}
-		}
-		if load <= fitting*came {
-			return q
-		}
-	}
-	return livekit.VideoQuality_LOW
+	return best
 }
 
 // lower asks for the lowest quality alone, since so many packets are lost, and then for what is
 // carried: only if much less is sent than the uplink carries, the queue before it is empty soon. What
-// is sent of the higher layers is forwarded no more.
-func (t *Track) lower(goal livekit.VideoQuality, layers []*Layer, lost float64, at time.Time) {
-	if !slices.ContainsFunc(layers, func(l *Layer) bool {
-		return rank(l.cfg.Quality) > rank(livekit.VideoQuality_LOW) && l.looked.tallies[0].packets > 0
-	}) {
-		return // there is nothing to ask less of
-	}
+// comes of the higher layers is not shown for as long: it was sent before.
+func (t *Track) lower(goal livekit.VideoQuality, lost float64, drain time.Duration, layers []*Layer, at time.Time) {
+	lowest := lowestOf(layers).cfg.Quality
 	t.log.Debug("the uplink is too narrow for all layers", "carries", goal, "lost", lost)
-	t.relief.lost, t.relief.goal, t.relief.drain = lost, max(goal, livekit.VideoQuality_LOW), drainTime
-	t.relief.enter(lowered, t.since(at))
-	t.ask(livekit.VideoQuality_LOW, at)
+	r := &t.relief
+	r.lost, r.goal, r.drain = lost, max(goal, lowest), drain
+	r.enter(lowered, t.since(at))
+	t.ask(lowest, layers, at)
 	for _, l := range layers {
-		if rank(l.cfg.Quality) > rank(livekit.VideoQuality_LOW) {
-			l.barred.Store(t.since(at.Add(drainTime)))
+		if rank(l.cfg.Quality) > rank(lowest) {
+			l.barred.Store(t.since(at.Add(drain)))
 			l.Stop()
 		}
 	}
@@ -265,53 +342,45 @@ func (t *Track) lower(goal livekit.VideoQuality, layers []*Layer, lost float64, 
 
 // try asks for a quality more.
 func (t *Track) try(layers []*Layer, at time.Time) {
-	t.relief.goal++
-	t.relief.enter(trying, t.since(at))
+	r := &t.relief
+	r.goal++
+	r.queued, r.heard = 0, 0
+	r.enter(trying, t.since(at))
+	t.ask(r.goal, layers, at)
 	for _, l := range layers {
-		if l.cfg.Quality == t.relief.goal && !l.live.Load() {
+		if l.cfg.Quality == r.goal && !l.live.Load() {
 			l.barred.Store(t.since(at.Add(proofTime)))
 		}
 	}
-	t.ask(t.relief.goal, at)
 }
 
 // failed goes back to what the uplink carries: it does not carry what was tried.
 func (t *Track) failed(layers []*Layer, at time.Time) {
 	r := &t.relief
 	r.hold = min(r.hold*3/2, longestHold)
-	t.lower(r.goal-1, layers, 1, at)
-	r.drain = drainAgain
+	t.lower(r.goal-1, 1, drainAgain, layers, at)
 }
 
-// delayOf is the delay of the lowest layer that is sent, see [reception.Stream.Transit].
-func delayOf(layers []*Layer) (delay time.Duration, ok bool) {
-	var lowest *Layer
-	for _, l := range layers {
-		if l.live.Load() && (lowest == nil || better(lowest, l)) {
-			lowest = l
+// queues is for how many ticks with packets a queue has stood before the uplink.
+func (t *Track) queues(layers []*Layer) int {
+	r, l := &t.relief, lowestOf(layers)
+	if last := l.lastArrival.Load(); last != r.heard {
+		r.heard, r.queued = last, r.queued+1
+		if r.way.exceeded(l) < queueDelay {
+			r.queued = 0
 		}
 	}
-	if lowest == nil {
-		return 0, false
-	}
-	lowest.mu.Lock()
-	defer lowest.mu.Unlock()
-	return lowest.stream.Transit()
+	return r.queued
 }
 
-// queues reports whether a queue has built up before the uplink since a layer more is tried.
-func (t *Track) queues(layers []*Layer) bool {
-	r := &t.relief
-	if delay, ok := delayOf(layers); !ok || r.way == math.MaxInt64 || delay < r.way+queueDelay {
-		r.late = 0
-		return false
+// ask tells the publisher that no quality above q is wanted, and else what subscribers want. Those up
+// to q are shown as soon as they come.
+func (t *Track) ask(q livekit.VideoQuality, layers []*Layer, at time.Time) {
+	for _, l := range layers {
+		if rank(l.cfg.Quality) <= rank(q) {
+			l.barred.Store(0)
+		}
 	}
-	r.late++
-	return r.late == 2
-}
-
-// ask tells the publisher that no quality above q is wanted, and else what subscribers want.
-func (t *Track) ask(q livekit.VideoQuality, at time.Time) {
 	t.qualities.limit(q, at)
 	t.updateQualities(at)
 }

@@ -23,10 +23,12 @@ type robot struct {
 	track   *Track
 	clock   *netsim.Clock
 	up      *netsim.Link
-	layers  []*sender
+	layers  []*sender // from the lowest
 	sent    []map[uint16][]byte
 	obeys   bool
-	skips   bool // numbers of its packets have gaps, a fifth of them
+	skips   []bool // of each layer: the numbers of a fifth of its packets have gaps
+	without bool   // it sends no lowest layer
+	keySize int    // how many times as large as others its keyframes are
 	numbers int
 	viewer  *receiver
 	model   *modelreceiver.Receiver
@@ -42,7 +44,7 @@ type robot struct {
 const away = 20 * time.Millisecond
 
 func newRobot(t *testing.T, obeys bool, c netsim.Conditions) *robot {
-	r := &robot{clock: &netsim.Clock{}, obeys: obeys, start: time.Now(), wanted: livekit.VideoQuality_HIGH, shown: map[livekit.VideoQuality]time.Duration{}}
+	r := &robot{clock: &netsim.Clock{}, obeys: obeys, start: time.Now(), skips: make([]bool, 3), keySize: 4, wanted: livekit.VideoQuality_HIGH, shown: map[livekit.VideoQuality]time.Duration{}}
 	r.up = netsim.NewLink(r.clock, 1, c)
 	r.track = NewTrack(TrackConfig{SID: "TR_x", Kind: livekit.TrackType_VIDEO, Codec: vp8Config(), OnQualities: func(w []Wanted) {
 		r.mu.Lock()
@@ -136,17 +138,17 @@ func (r *robot) frame(i int, s *sender) {
 	r.mu.Lock()
 	wanted := r.wanted
 	r.mu.Unlock()
-	if rank(livekit.VideoQuality(i)) > rank(wanted) {
+	if rank(livekit.VideoQuality(i)) > rank(wanted) || i == 0 && r.without {
 		return
 	}
 	packets := robotFrames[i]
 	if key {
-		packets *= 4
+		packets *= r.keySize
 		s.key++
 	}
 	s.tl0++
 	for n := range packets {
-		if r.numbers++; r.skips && r.numbers%5 == 0 {
+		if r.numbers++; r.skips[i] && r.numbers%5 == 0 {
 			s.seq++
 		}
 		raw := s.packet(n == packets-1, s.vp8Payload(n == 0, key, 0, robotPackets[i]))
@@ -217,6 +219,8 @@ func TestAPublisherIsAskedForAllThatAWideUplinkCarries(t *testing.T) {
 			r.run(2 * time.Second)
 			r.lose(0)
 		},
+		// The uplink carries the lower layers: others than it lose packets of the highest.
+		"gaps in one layer": func(r *robot) { r.skips[2] = true },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -231,12 +235,65 @@ func TestAPublisherIsAskedForAllThatAWideUplinkCarries(t *testing.T) {
 	}
 }
 
+// The keyframe with which a layer begins makes a queue that ends: the layer is kept.
+func TestAPublisherWithLargeKeyframesSendsAllAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRobot(t, true, wideUplink)
+		r.keySize = 30 // 90 KB, for which 2.5 Mbit/s take 290 ms
+		r.run(5 * time.Second)
+		r.narrow(600e3)
+		r.run(10 * time.Second)
+		require.NotEqual(t, livekit.VideoQuality_HIGH, r.viewer.f.Stats().Current)
+		r.narrow(2.5e6)
+		r.run(30 * time.Second)
+		require.Equal(t, livekit.VideoQuality_HIGH, r.viewer.f.Stats().Current)
+		require.Equal(t, livekit.VideoQuality_HIGH, r.told[len(r.told)-1])
+	})
+}
+
+// Nothing is proved while a camera is muted, and nobody is asked for what no subscriber wants.
+func TestNothingIsTriedThatNobodyWantsOrSends(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRobot(t, true, wideUplink)
+		r.run(5 * time.Second)
+		r.narrow(600e3)
+		r.run(5 * time.Second)
+		r.viewer.f.SetSettings(Settings{Quality: livekit.VideoQuality_MEDIUM})
+		r.run(10 * time.Second)
+		asked := len(r.told)
+		r.run(40 * time.Second)
+		require.Len(t, r.told, asked)
+		require.Equal(t, livekit.VideoQuality_MEDIUM, r.told[asked-1])
+
+		r.viewer.f.SetSettings(Settings{Quality: livekit.VideoQuality_HIGH})
+		r.track.SetMuted(true)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		require.NotContains(t, r.told[asked:], livekit.VideoQuality_HIGH)
+	})
+}
+
+// A publisher that sends no lowest layer is never left without a picture.
+func TestAPublisherWithoutTheLowestLayer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRobot(t, true, wideUplink)
+		r.layers[0].layer.Close()
+		r.without = true
+		r.run(5 * time.Second)
+		r.narrow(600e3)
+		r.run(5 * time.Second)
+		require.Less(t, r.run(30*time.Second), 3*time.Second)
+		require.NotContains(t, r.told, livekit.VideoQuality_LOW)
+		require.Contains(t, r.told, livekit.VideoQuality_MEDIUM)
+	})
+}
+
 // A publisher that does not do what it is asked for, or whose numbers have gaps, is asked once, and
 // viewers have the highest layer soon again.
 func TestAPublisherThatIsAskedInVain(t *testing.T) {
 	for name, change := range map[string]func(*robot){
 		"disobedient": func(r *robot) { r.obeys = false; r.narrow(600e3) },
-		"gaps":        func(r *robot) { r.skips = true },
+		"gaps":        func(r *robot) { r.skips = []bool{true, true, true} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

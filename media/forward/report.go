@@ -186,13 +186,12 @@ func (f *Forwarder) answerOne(number uint16, sendTime [3]byte, now int64) (forgo
 	return false
 }
 
-// keyReported is how much later than a round trip after a packet left the receiver has reported
-// it: reports of what arrived come ten to twenty times a second.
-const keyReported = int64(100 * time.Millisecond)
+// keyDoubted is the longest time after a keyframe for which it may be doubted whether it came.
+const keyDoubted = int64(2 * time.Second)
 
 // keyFrameAsked passes a subscriber's request on to the layer that it concerns. One that the
-// subscriber made before the last keyframe could reach it waits until that should be reported:
-// the keyframe serves it, unless it was lost.
+// subscriber made before the last keyframe could reach it waits until that is reported: the
+// keyframe serves it, unless it was lost.
 func (f *Forwarder) keyFrameAsked(now int64) {
 	f.mu.Lock()
 	f.stats.KeyRequests++
@@ -204,17 +203,20 @@ func (f *Forwarder) keyFrameAsked(now int64) {
 	}
 }
 
-// keyMissed ends the doubt whether the last keyframe arrived, when that should be reported. It is
-// true if the receiver has neither reported its first packet nor asked for it again. Nothing is
-// known of one that makes no such reports. mu is held.
+// keyMissed is true once the receiver has reported that the first packet of the last keyframe did
+// not arrive, unless it asked for that again. The doubt ends with that, with its arrival, or after a
+// while: a receiver may report nothing. mu is held.
 func (f *Forwarder) keyMissed(now int64) bool {
-	if sinceAnswer(now, f.keySent) < max(f.ignored(), int64(f.receipts.get().rtt))+keyReported {
+	numbered := f.keyNumber != 0 // it does not wait for its turn any more
+	lost := numbered && f.downlink.Missed(f.keyNumber)
+	switch {
+	case f.inStep && !lost && !(numbered && f.downlink.Arrived(f.keyNumber)) && sinceAnswer(now, f.keySent) < keyDoubted:
+		return false
+	case !f.inStep || !lost:
+		f.doubted = false
 		return false
 	}
 	f.doubted = false
-	if !f.inStep || f.keyNumber == 0 || f.downlink.Arrived(f.keyNumber) {
-		return false
-	}
 	r := f.history.repeats(uint16(f.keyAt))
 	return r == nil || r.count == 0
 }

@@ -8,6 +8,9 @@ type layerSizes struct {
 	known         bool
 }
 
+// longestSide bounds what is believed of a size, in pixels: no codec has larger pictures.
+const longestSide = 1 << 16
+
 // sizesOf reads the sizes that the publisher announced. If it announced no layers, each
 // is taken to be half the size of the next, as in libwebrtc's simulcast.
 func sizesOf(info *livekit.TrackInfo) *layerSizes {
@@ -21,9 +24,9 @@ func sizesOf(info *livekit.TrackInfo) *layerSizes {
 		if q < livekit.VideoQuality_LOW || q > livekit.VideoQuality_HIGH || l.GetWidth() == 0 || l.GetHeight() == 0 {
 			continue
 		}
-		s.width[q], s.height[q], s.known = l.GetWidth(), l.GetHeight(), true
+		s.width[q], s.height[q], s.known = min(l.GetWidth(), longestSide), min(l.GetHeight(), longestSide), true
 	}
-	if w, h := info.GetWidth(), info.GetHeight(); !s.known && w > 0 && h > 0 {
+	if w, h := min(info.GetWidth(), longestSide), min(info.GetHeight(), longestSide); !s.known && w > 0 && h > 0 {
 		for q := range s.width {
 			shift := uint(len(s.width) - 1 - q)
 			s.width[q], s.height[q] = w>>shift, h>>shift

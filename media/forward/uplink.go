@@ -61,7 +61,8 @@ func (l *Layer) missingWith(at time.Time) (missing int) {
 			if higher || !own {
 				return 0
 			}
-		case higher && other.lastArrival.Load() != 0 && t.qualities.withheld(codec, other.cfg.Quality):
+		case higher && other.lastArrival.Load() != 0 && t.qualities.withheld(codec, other.cfg.Quality) &&
+			!other.endedWith(smaller) && t.sizes.Load().has(other.cfg.Quality):
 			missing++
 		case higher && other.lastArrival.Load() != 0 && rank(other.cfg.Quality) <= rank(expected) && !ended(other):
 			missing++

@@ -150,6 +150,14 @@ func (r *Record) Arrived(number uint16) bool {
 	return e != nil && e.kind&received != 0
 }
 
+// Lost reports whether a report has said that the packet with a number did not arrive, and none
+// since that it did, if the packet is remembered.
+func (r *Record) Lost(number uint16) bool {
+	last := r.next - 1
+	e := r.get(last - int64(uint16(last)-number))
+	return e != nil && e.kind&(missing|received) == missing
+}
+
 // Repeated notes that the packet with a number was sent again in the same bytes. If a report
 // says later that it arrived, it does not tell which of the two, and nothing follows from the
 // time: a packet that was lost stays lost.
