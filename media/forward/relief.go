@@ -195,13 +195,19 @@ func (l *Layer) comes() bool { return l.looked.tallies[0].packets > 0 }
 // relieve looks whether the uplink carries what is asked for, and asks for less or for more.
 func (t *Track) relieve(all []*Layer, at time.Time) {
 	r, now := &t.relief, t.since(at)
+	if r.phase != trying && now-r.last < int64(lookLeast) {
+		return
+	}
 	layers := reducible(all)
 	if len(layers) == 0 && r.phase != carried {
 		r.enter(carried, now)
 		t.ask(livekit.VideoQuality_HIGH, all, at)
 	}
 	if len(layers) == 0 || t.muted.Load() {
-		r.since, r.last = now, now
+		r.since, r.last, r.looks, r.lowest = now, now, [2]tally{}, [2]tally{}
+		for _, l := range layers {
+			l.looked.tallies = [2]tally{}
+		}
 		return
 	}
 	if r.phase == trying && t.queues(layers) >= queueStays {
