@@ -251,6 +251,27 @@ func TestAuthenticFeedbackFlood(t *testing.T) {
 	})
 }
 
+// Feedback costs as much of the budget where it is hidden among other reports.
+func TestFeedbackFloodInCompounds(t *testing.T) {
+	e := newTestEngine(t, nil)
+	w := newWitness(t, e)
+	a := newClient(t, e, clientConfig{sid: "PA_a"})
+	a.join()
+	require.Eventually(t, func() bool { return a.sub.ConnectionState() == webrtc.PeerConnectionStateConnected }, patience, time.Millisecond)
+	report := feedback.Report{Arrivals: []int32{0, 4, feedback.NotReceived, 9}}
+	compound := []rtcp.Packet{&rtcp.ReceiverReport{}}
+	for i := range 30 {
+		report.Base = uint16(i)
+		compound = append(compound, rawRTCP(report.Append(nil, 7, 0)))
+	}
+	for range 100 {
+		require.NoError(t, a.sub.WriteRTCP(compound))
+		w.lacksNothing(1)
+	}
+	require.Eventually(t, func() bool { return e.Stats().ExcessFeedback > 1000 }, patience, time.Millisecond)
+	w.isWell()
+}
+
 // Layers that are announced with qualities that there are not, and sizes that no picture has, are
 // those of their rids.
 func TestLayersOfNoQuality(t *testing.T) {

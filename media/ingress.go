@@ -13,6 +13,7 @@ import (
 	"github.com/pion/rtcp"
 	"github.com/pion/rtp"
 	"github.com/pion/transport/v5/packetio"
+	"golang.org/x/time/rate"
 
 	"parlor/media/forward"
 )
@@ -36,6 +37,11 @@ type ingress struct {
 	// feedback takes raw transport-wide feedback; nil drops it. It is set before the
 	// first packet arrives.
 	feedback func(raw []byte)
+	// excess counts the feedback that is dropped because the client sends too much. It is set before
+	// the first packet arrives.
+	excess *atomic.Uint64
+	// affords is how much feedback may come that srtpin does not take by itself.
+	affords *rate.Limiter
 	// unparked counts the packets that are dropped because too many are parked. It is set
 	// before the first packet arrives.
 	unparked *atomic.Uint64
@@ -77,6 +83,7 @@ func newIngress(flooded func()) *ingress {
 	return &ingress{
 		streams: map[uint32]*rtpStream{}, sources: map[uint32]*source{}, rtcp: map[uint32]func([]rtcp.Packet){},
 		credit: streamBurst, creditAt: time.Now(), flooded: flooded, unparked: new(atomic.Uint64),
+		excess: new(atomic.Uint64), affords: rate.NewLimiter(feedbackRate, feedbackBurst),
 	}
 }
 
@@ -533,10 +540,21 @@ func isFeedback(packet []byte) bool {
 	return rtcp.PacketType(packet[1]) == rtcp.TypeTransportSpecificFeedback && (format == rtcp.FormatTCC || format == rtcp.FormatCCFB)
 }
 
+// A client may send so many reports a second, and so many at once, in compounds with others: clients
+// send ten to twenty a second. The downlink is locked while one is taken.
+const (
+	feedbackRate  = 100
+	feedbackBurst = 200
+)
+
 // takeFeedback gives congestion control feedback to the downlink that estimates the path.
 func (in *ingress) takeFeedback(packet []byte) {
-	if in.feedback != nil {
+	switch {
+	case in.feedback == nil:
+	case in.affords.Allow():
 		in.feedback(packet)
+	default:
+		in.excess.Add(1)
 	}
 }
 

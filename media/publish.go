@@ -36,6 +36,7 @@ type publication struct {
 	info    *livekit.TrackInfo   // as the room has it; the peer does not change it
 	track   *track               // nil until its codec is known
 	told    bool                 // TrackPublished was called
+	excess  bool                 // it was announced more often than maxAsks
 	main    *upSection           // section of the first codec; nil until offered
 	backups []*upSection         // sections of the other codecs
 }
@@ -61,7 +62,10 @@ func (p *Peer) addTrack(a rooms.Announcement, info *livekit.TrackInfo) {
 	}
 	pub.update(info)
 	if len(pub.asks) >= maxAsks {
-		p.log.Warn("a track is announced again and again", "track", pub.sid, "limit", maxAsks)
+		if !pub.excess {
+			p.log.Warn("a track is announced again and again", "track", pub.sid, "limit", maxAsks)
+		}
+		pub.excess = true
 		return
 	}
 	pub.asks = append(pub.asks, a)

@@ -252,8 +252,8 @@ func (p *Peer) SetTrackSettings(trackSIDs []string, shown rooms.TrackSettings) {
 		settings := forward.Settings(shown)
 		for _, sid := range trackSIDs {
 			s := p.subs[sid]
-			if s == nil {
-				continue
+			if s == nil || s.settings != nil && *s.settings == settings {
+				continue // each change divides the path, and asks all that see the track
 			}
 			s.settings = &settings
 			if s.forwarder != nil {

@@ -119,6 +119,7 @@ func (p *Peer) newTransport(r role, side Connection) (*transport, error) {
 	t.down.ActIn(p.engine.turns[int(paced)%len(p.engine.turns)])
 	t.down.LimitVoices(p.engine.cfg.MaxForwardedAudio)
 	t.ingress.feedback, t.ingress.unparked = t.down.Feedback, &p.engine.counters.intakeOverflow
+	t.ingress.excess = &p.engine.counters.excessFeedback
 	settings.SetICEBindingRequestHandler(func(_ *stun.Message, _, remote ice.Candidate, pair *ice.CandidatePair) bool {
 		t.checked.Store(pair)
 		return t.movedTo(remote)

@@ -45,8 +45,11 @@ func wait(ctx context.Context, c <-chan struct{}, d time.Duration) {
 
 // pay counts a change of the client's against its pace. paid is the time at which a client at full
 // pace would have made that many changes. Only the room's goroutine moves it.
-func (c *Client) pay(now time.Time) {
-	c.paid.Store(max(c.paid.Load(), now.UnixNano()) + int64(paceInterval))
+func (c *Client) pay(now time.Time) { c.payPart(now, paceInterval) }
+
+// payPart counts what is less than a change: the time that it takes of paceInterval.
+func (c *Client) payPart(now time.Time, part time.Duration) {
+	c.paid.Store(max(c.paid.Load(), now.UnixNano()) + int64(part))
 }
 
 // releasePaced publishes how much waits for the disk, and releases the waiting clients

@@ -116,10 +116,14 @@ func (c *Client) UpdateSubscription(req *livekit.UpdateSubscription) {
 	})
 }
 
+// settingsOfAChange is how many settings of tracks are as much work as a change.
+const settingsOfAChange = 8
+
 // UpdateTrackSettings is the client's message on how it shows tracks that it is
 // subscribed to.
 func (c *Client) UpdateTrackSettings(req *livekit.UpdateTrackSettings) {
 	c.post(func(_ *Room, p *Participant) {
+		p.payPart(time.Now(), paceInterval/settingsOfAChange*time.Duration(len(req.GetTrackSids())))
 		if p.peer != nil {
 			p.peer.SetTrackSettings(req.GetTrackSids(), TrackSettings{
 				Disabled: req.GetDisabled(), Quality: req.GetQuality(),

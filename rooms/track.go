@@ -190,6 +190,7 @@ func (r *Room) addCodec(p *Participant, req *livekit.AddTrackRequest, refuse fun
 		refuse(livekit.RequestResponse_UNSUPPORTED_TYPE, "the track is of another kind")
 		return
 	}
+	p.pay(time.Now())
 	info = proto.CloneOf(info)
 	for _, c := range req.SimulcastCodecs {
 		info.Codecs = withCodec(info.Codecs, codecInfo(c, req))

@@ -120,12 +120,16 @@ func (l *Layer) receiverReportLocked(now int64) rtcp.Packet {
 		LastSequenceNumber: r.LastSequence,
 		Jitter:             r.Jitter,
 	}
-	if l.report.valid {
+	if now-l.report.at < senderReportAge && l.report.valid {
 		block.LastSenderReport = uint32(l.report.ntp >> 16)
 		block.Delay = uint32(max(now-l.report.at, 0) * 65536 / int64(time.Second))
 	}
 	return &rtcp.ReceiverReport{SSRC: l.track.rtcpSSRC, Reports: []rtcp.ReceptionReport{block}}
 }
+
+// senderReportAge is how old a sender report may be to which a receiver report refers: 16 bits of
+// seconds tell its age.
+const senderReportAge = int64(time.Hour)
 
 // SetRTT sets the round-trip time to the publisher, which must be more than 0. Requests for
 // packets and for keyframes are repeated by it. Without SetRTT only answers show how long to

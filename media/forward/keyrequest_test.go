@@ -215,6 +215,62 @@ func TestAReceiverThatLostTheKeyframeOnItsWayGetsAnother(t *testing.T) {
 	}
 }
 
+// The clock by which a receiver reports is the receiver's to tell, and may go ahead by hours with each
+// report: that ends nothing.
+func TestAReceiverWhoseClockRunsAway(t *testing.T) {
+	for name, report := range map[string]func(made, base uint32) []byte{
+		"transport-wide": func(made, base uint32) []byte {
+			return (&feedback.Report{Base: uint16(base), Reference: made * 0x7fffff & 0xffffff, Arrivals: []int32{4}}).Append(nil, 9, 1)
+		},
+		"by streams": func(made, base uint32) []byte {
+			return rfc8888(made*0x7fffffff, 5000, uint16(base))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+				s := newFilm(track, livekit.VideoQuality_HIGH, 20*time.Millisecond, 30*time.Millisecond)
+				r := newReceiver(track, vp8Config(), func(c *ForwarderConfig) {
+					if name == "transport-wide" {
+						c.Ext.TransportCC = 5
+					} else {
+						c.StreamFeedback = true
+					}
+				})
+				s.run(time.Second, nil)
+				sent := r.take()
+				require.NotEmpty(t, sent)
+				for made := range uint32(300_000) {
+					p := sent[int(made)%len(sent)]
+					base := uint32(p.SequenceNumber)
+					if e := p.GetExtension(5); len(e) == 2 {
+						base = uint32(binary.BigEndian.Uint16(e))
+					}
+					if made%10_000 != 0 {
+						base += 1 << 15 // of a packet that was not sent
+					}
+					r.f.downlink.Feedback(report(made, base))
+					if made%10_000 == 0 {
+						s.run(100*time.Millisecond, nil)
+						sent = r.take()
+					}
+				}
+			})
+		})
+	}
+}
+
+// rfc8888 is a report that one packet of a stream arrived 1/1024 s before a time.
+func rfc8888(made, ssrc uint32, sequence uint16) []byte {
+	b := []byte{0x8b, 205, 0, 5}
+	b = binary.BigEndian.AppendUint32(b, 9)
+	b = binary.BigEndian.AppendUint32(b, ssrc)
+	b = binary.BigEndian.AppendUint16(b, sequence)
+	b = binary.BigEndian.AppendUint16(b, 1)
+	b = append(b, 0x80, 1, 0, 0)
+	return binary.BigEndian.AppendUint32(b, made)
+}
+
 // A publisher that never answers is not flooded.
 func TestAPublisherWithoutKeyframesIsAskedOnceInAnInterval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

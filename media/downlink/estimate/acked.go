@@ -21,6 +21,9 @@ type rate struct {
 
 func (r *rate) add(at int64, size int) {
 	bucket := at / bucketLength
+	if bucket < 0 {
+		return // no clock of ours tells such a time, nor does a receiver's that is believed
+	}
 	switch {
 	case !r.any || bucket > r.newest+400 || bucket < r.newest-400:
 		*r = rate{first: bucket, newest: bucket, any: true}
@@ -29,7 +32,7 @@ func (r *rate) add(at int64, size int) {
 			r.bytes[b%rateBuckets] = 0
 		}
 		r.newest = bucket
-	case bucket <= r.newest-rateBuckets || bucket < 0:
+	case bucket <= r.newest-rateBuckets:
 		return
 	}
 	r.bytes[bucket%rateBuckets] += uint32(size)

@@ -245,9 +245,13 @@ type unwrapper struct {
 	any  bool
 }
 
+// mostWraps is how often a time may wrap: some decades. A receiver whose clock is further ahead
+// lies, and times in nanoseconds would overflow.
+const mostWraps = 1 << 12
+
 // unwrap extends a time of so many bits.
 func (u *unwrapper) unwrap(at uint32, bits int) int64 {
-	if !u.any {
+	if !u.any || u.last >= mostWraps<<bits {
 		// Add one wrap, so that an earlier time is not negative.
 		u.last, u.any = int64(at)+1<<bits, true
 		return u.last
