@@ -18,6 +18,7 @@ import (
 	"github.com/livekit/protocol/auth"
 	"github.com/livekit/protocol/livekit"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	"parlor/media"
@@ -201,6 +202,38 @@ func TestAMessageBeyondTheLimitEndsItsConnection(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Messages of a few kilobytes that unpack to megabytes are read at the pace of what they unpack to.
+func TestMessagesArePacedByWhatTheyUnpackTo(t *testing.T) {
+	e := newEntrance(t)
+	token, err := auth.NewAccessToken("key", secret).SetIdentity("ann").
+		SetVideoGrant(&auth.VideoGrant{RoomJoin: true, Room: "tea"}).ToJWT()
+	require.NoError(t, err)
+	e.before = func() {}
+	conn, _, err := websocket.Dial(t.Context(), e.url+"?protocol=17&access_token="+token, &websocket.DialOptions{CompressionMode: websocket.CompressionContextTakeover})
+	require.NoError(t, err)
+	conn.SetReadLimit(-1)
+	t.Cleanup(func() { _ = conn.CloseNow() })
+	large := protowire.AppendTag(nil, 5000, protowire.BytesType) // a field that nobody knows
+	large = protowire.AppendBytes(large, make([]byte, 3<<19))
+	began := time.Now()
+	for range (inflowBurst + 4*inflow) / (2 * len(large)) { // it costs twice its length
+		require.NoError(t, conn.Write(t.Context(), websocket.MessageBinary, large))
+	}
+	ping, err := proto.Marshal(&livekit.SignalRequest{Message: &livekit.SignalRequest_PingReq{PingReq: &livekit.Ping{Timestamp: 7}}})
+	require.NoError(t, err)
+	require.NoError(t, conn.Write(t.Context(), websocket.MessageBinary, ping))
+	for {
+		_, b, err := conn.Read(t.Context())
+		require.NoError(t, err)
+		resp := &livekit.SignalResponse{}
+		require.NoError(t, proto.Unmarshal(b, resp))
+		if resp.GetPongResp() != nil {
+			break
+		}
+	}
+	require.GreaterOrEqual(t, time.Since(began), 2*time.Second)
 }
 
 // TestAClientIsToldWhatItDoesBadly, and which codecs are left.

@@ -9,6 +9,7 @@ import (
 	"github.com/coder/websocket"
 	"github.com/livekit/protocol/auth"
 	"github.com/livekit/protocol/livekit"
+	"golang.org/x/time/rate"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"parlor/media"
@@ -25,6 +26,10 @@ const (
 	// maxBehind bounds the bytes of messages that the session has read and the room may
 	// not have handled yet.
 	maxBehind = 1 << 20
+	// A client may send messages that cost so many bytes of memory a second, and so many at once. A
+	// few kilobytes may be sent that unpack to megabytes.
+	inflow      = 2 << 20
+	inflowBurst = 16 << 20
 )
 
 // session reads one WebSocket of a participant, on the goroutine of the HTTP request.
@@ -121,6 +126,7 @@ func (s *session) run() {
 // read handles messages until the socket ends or the participant has left.
 func (s *session) read() {
 	behind := int64(0) // bytes of the messages that the room may not have handled yet
+	affords := rate.NewLimiter(inflow, inflowBurst)
 	for n := 1; ; n++ {
 		req, cost, err := s.next()
 		if err != nil {
@@ -135,6 +141,9 @@ func (s *session) read() {
 		if behind += cost; n%32 == 0 || behind > maxBehind {
 			behind = 0
 			s.client.Sync() // a client that sends faster than its room takes it waits
+		}
+		if err := affords.WaitN(s.ws.done, int(min(cost, inflowBurst))); err != nil {
+			return // the socket has ended
 		}
 		s.client.Pace(s.ws.done) // and so does one that changes faster than can be written
 	}

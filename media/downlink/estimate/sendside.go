@@ -445,7 +445,7 @@ func (e *SendSide) Probed(now, began int64, bitrate float64, full bool) {
 	}
 	if bitrate <= e.delay && e.cause != Start {
 		if !full && e.queue.jitter < mostProbeJitter {
-			e.delay = max(bitrate, min(e.delay, e.acknowledged))
+			e.delay = max(bitrate, min(e.delay, e.acknowledged), leastBitrate)
 		}
 		return
 	}
