@@ -23,7 +23,7 @@ const (
 	// two looks have seen that.
 	drainTime = 2500 * time.Millisecond
 	// drainAgain is that after a layer more was tried, since the queue is short then.
-	drainAgain = time.Second
+	drainAgain = 1800 * time.Millisecond
 	// A layer more is tried after a time that grows by half whenever that failed. It fails if within
 	// trialTime a queue before the uplink stays, or packets are lost behind one.
 	firstHold, longestHold = 8 * time.Second, 20 * time.Second
