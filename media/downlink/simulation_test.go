@@ -185,7 +185,7 @@ type subscriber struct {
 
 	// Of the receiver.
 	arrivals          map[int64]int64 // by unwrapped number
-	forgotten         int64           // arrivals older than this number were deleted
+	forgotten         int64           // arrivals older than this were deleted, but for some that came late since
 	highest, reported int64
 	pending           int64 // lowest that came and was not reported, 0 = none
 	count             uint8

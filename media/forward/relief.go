@@ -71,6 +71,9 @@ type usualDelay struct {
 	least      time.Duration
 }
 
+// newBase is how much more of a delay is none: the timestamps began anew.
+const newBase = 5 * time.Second
+
 // exceeded is by how much longer the newest packet of a layer was on its way.
 func (u *usualDelay) exceeded(l *Layer) time.Duration {
 	l.mu.Lock()
@@ -80,7 +83,7 @@ func (u *usualDelay) exceeded(l *Layer) time.Duration {
 	if !ok {
 		return 0
 	}
-	if u.of != l || u.generation != generation {
+	if u.of != l || u.generation != generation || delay-u.least > newBase {
 		*u = usualDelay{l, generation, delay}
 	}
 	u.least = min(u.least, delay)
@@ -255,7 +258,7 @@ func (t *Track) relieve(all []*Layer, at time.Time) {
 			r.enter(helpless, now)
 			t.ask(livekit.VideoQuality_HIGH, layers, at)
 		default:
-			r.usual = missing
+			r.usual, r.way = missing, usualDelay{} // there is no queue now
 			r.enter(held, now)
 			t.ask(r.goal, layers, at)
 		}

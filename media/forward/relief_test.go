@@ -273,6 +273,24 @@ func TestNothingIsTriedThatNobodyWantsOrSends(t *testing.T) {
 	})
 }
 
+// A publisher whose timestamps jump, as of another source, has no queue for it.
+func TestAPublisherWhoseTimestampsJumpSendsAllAgain(t *testing.T) {
+	for _, jump := range []time.Duration{3 * time.Second, time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRobot(t, true, wideUplink)
+			r.run(5 * time.Second)
+			r.narrow(600e3)
+			r.run(6 * time.Second)
+			for _, s := range r.layers {
+				s.ts -= uint32(90 * jump.Milliseconds())
+			}
+			r.narrow(20e6)
+			r.run(time.Minute)
+			require.Equal(t, livekit.VideoQuality_HIGH, r.viewer.f.Stats().Current, jump)
+		})
+	}
+}
+
 // A publisher that sends no lowest layer is never left without a picture.
 func TestAPublisherWithoutTheLowestLayer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -245,7 +245,7 @@ type unwrapper struct {
 	any  bool
 }
 
-// mostWraps is how often a time may wrap: some decades. A receiver whose clock is further ahead
+// mostWraps is how often a time may wrap, which takes years. A receiver whose clock is further ahead
 // lies, and times in nanoseconds would overflow.
 const mostWraps = 1 << 12
 
