@@ -2,6 +2,7 @@ package program
 
 import (
 	"context"
+	"log/slog"
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
@@ -20,7 +21,7 @@ const (
 
 	memoryTick = time.Second
 	// fewestBetween is the least time between two givings back: what comes after has to take
-	// the memory again.
+	// the memory, and read the pages of the program, again.
 	fewestBetween = time.Minute
 	// fewestTicks is how many ticks must lie between two collections in quiet times, so that
 	// they cost next to nothing.
@@ -56,10 +57,10 @@ func percentWith(used uint64) int {
 	return int(min(quietPercent*max(used, leastHeap)/max(used, 1), usualPercent))
 }
 
-// keepSmall gives memory back when quiet times begin, and lets little garbage gather in them,
-// until ctx ends. If the operator has told the runtime how much there may be (GOGC), that
-// stays.
-func keepSmall(ctx context.Context) {
+// keepSmall gives memory back in quiet times, once after each time that was not, and lets
+// little garbage gather in them, until ctx ends. If the operator has told the runtime how much
+// there may be (GOGC), that stays.
+func keepSmall(ctx context.Context, logger *slog.Logger) {
 	figures := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}, {Name: "/gc/heap/live:bytes"}, {Name: "/gc/gogc:percent"}}
 	metrics.Read(figures)
 	if figures[2].Value.Uint64() != usualPercent {
@@ -70,6 +71,7 @@ func keepSmall(ctx context.Context) {
 	defer ticker.Stop()
 	var t thrift
 	var given time.Time
+	full := true // nothing was given back since the last time that was not quiet
 	for wasQuiet := false; ; {
 		select {
 		case <-ctx.Done():
@@ -78,11 +80,15 @@ func keepSmall(ctx context.Context) {
 		}
 		metrics.Read(figures[:2])
 		quiet, begins := t.look(figures[0].Value.Uint64(), figures[1].Value.Uint64())
-		if begins {
-			if now := time.Now(); now.Sub(given) >= fewestBetween {
-				given = now
-				debug.FreeOSMemory() // it collects, too
+		full = full || !quiet
+		if now := time.Now(); full && quiet && now.Sub(given) >= fewestBetween {
+			full, given = false, now
+			debug.FreeOSMemory() // it collects, too
+			if err := dropPages(); err != nil {
+				logger.Debug("the pages of the program stay in memory", "error", err)
 			}
+		}
+		if begins {
 			metrics.Read(figures[1:2])
 			debug.SetGCPercent(percentWith(figures[1].Value.Uint64()))
 		} else if wasQuiet && !quiet {

@@ -63,7 +63,7 @@ func serve(ctx context.Context, env Environment) error {
 	reloads, stopReloading := context.WithCancel(ctx)
 	reloading.Go(func() { p.reload(reloads, env.Hangups, sources, level) })
 	reloading.Go(func() { watching.watch(reloads, p.alive) })
-	reloading.Go(func() { keepSmall(reloads) })
+	reloading.Go(func() { keepSmall(reloads, log) })
 	watching.tell("READY=1")
 	failure := p.run(ctx)
 	watching.tell("STOPPING=1")
