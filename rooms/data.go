@@ -139,6 +139,12 @@ func (p *Participant) forwardData(at *presence, kind livekit.DataPacket_Kind, dp
 		}
 	case *livekit.DataPacket_Metrics:
 		metricsOnly = true
+	case *livekit.DataPacket_EncryptedPacket:
+		// LiveKit's clients leave the type out. Without a sender the packet is told from the server's
+		// by it: the server encrypts nothing.
+		if e := v.EncryptedPacket; at.hidden && e != nil && e.EncryptionType == livekit.Encryption_NONE {
+			e.EncryptionType = livekit.Encryption_GCM
+		}
 	case *livekit.DataPacket_User:
 		if v.User == nil {
 			return

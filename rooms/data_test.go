@@ -173,6 +173,23 @@ func TestMovedParticipantsSendAndReceiveInTheirNewRoomAlone(t *testing.T) {
 	}
 }
 
+// TestHiddenEncryptedDataIsNotTheServers: the data of a hidden participant has no sender, like the
+// server's. That it is encrypted tells it apart, whatever its client says of that.
+func TestHiddenEncryptedDataIsNotTheServers(t *testing.T) {
+	h := newHouse(t)
+	bob := h.join("tea", "bob")
+	eve := h.join("tea", "eve", func(r *rooms.JoinRequest) { r.Info.Permission.Hidden = true })
+	for _, packet := range []*livekit.EncryptedPacket{{}, {EncryptionType: livekit.Encryption_GCM}} {
+		packet.EncryptedValue = []byte("x")
+		eve.Data(livekit.DataPacket_RELIABLE, mustMarshal(&livekit.DataPacket{Value: &livekit.DataPacket_EncryptedPacket{EncryptedPacket: packet}}))
+		got := bob.packets()
+		bob.hears()
+		require.Len(t, got, 1)
+		require.Empty(t, got[0].ParticipantIdentity)
+		require.Equal(t, livekit.Encryption_GCM, got[0].GetEncryptedPacket().EncryptionType)
+	}
+}
+
 // TestAgentsSpeakForOthers: text that an agent sends bears the name of the participant that
 // it names, and is marked as generated. Nothing else does, and what others send bears their own name.
 func TestAgentsSpeakForOthers(t *testing.T) {

@@ -1,6 +1,8 @@
 package program
 
 import (
+	"bytes"
+	"errors"
 	"log/slog"
 	"path/filepath"
 	"strings"
@@ -10,6 +12,8 @@ import (
 	"github.com/livekit/protocol/auth"
 	"github.com/livekit/protocol/livekit"
 	"github.com/stretchr/testify/require"
+
+	"parlor/server/config"
 )
 
 // TestTheLogTellsWhoDidWhat: the log has a line for each join, departure, refusal and
@@ -73,4 +77,17 @@ func hasLine(log string, parts []string) bool {
 		}
 	}
 	return false
+}
+
+// TestLogLinesAreBounded: what strangers send makes no line of a megabyte.
+func TestLogLinesAreBounded(t *testing.T) {
+	long := strings.Repeat("ä", 500_000)
+	for _, json := range []bool{true, false} {
+		var text bytes.Buffer
+		cfg := &config.Config{}
+		cfg.Logging.JSON = json
+		newLogger(&text, cfg, slog.LevelInfo).With("agent", long).WithGroup("client").Info("refused", "version", long, "error", errors.New(long), "short", "still there")
+		require.Less(t, text.Len(), 10_000)
+		require.Contains(t, text.String(), "still there")
+	}
 }

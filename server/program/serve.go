@@ -137,12 +137,33 @@ func logLevel(name string) slog.Level {
 }
 
 func newLogger(w io.Writer, cfg *config.Config, level slog.Leveler) *slog.Logger {
-	opts := &slog.HandlerOptions{Level: level}
+	opts := &slog.HandlerOptions{Level: level, ReplaceAttr: shortened}
 	var h slog.Handler = slog.NewTextHandler(w, opts)
 	if cfg.Logging.JSON {
 		h = slog.NewJSONHandler(w, opts)
 	}
 	return slog.New(new(admin.Lines).Handler(h))
+}
+
+// longestValue bounds a value of a log line, in bytes: paths, names of programs and much else are a
+// stranger's to choose.
+const longestValue = 2 << 10
+
+// shortened is a without what is beyond longestValue. A stack is ours.
+func shortened(_ []string, a slog.Attr) slog.Attr {
+	switch a.Value.Kind() {
+	case slog.KindString:
+	case slog.KindAny:
+		if _, isError := a.Value.Any().(error); !isError {
+			return a
+		}
+	default:
+		return a
+	}
+	if text := a.Value.String(); len(text) > longestValue && a.Key != "stack" {
+		return slog.String(a.Key, admin.Clip(text, longestValue))
+	}
+	return a
 }
 
 // linesOf is what is kept of the log that a logger writes; nil = nothing is.

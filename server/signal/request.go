@@ -7,13 +7,16 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/livekit/protocol/livekit"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"parlor/rooms"
 	"parlor/server/access"
+	"parlor/server/admin"
 	"parlor/server/unpack"
 )
 
@@ -120,6 +123,7 @@ func (d *decoder) parseJoinRequest(ctx context.Context, wrapped, address string)
 		o.client = &livekit.ClientInfo{}
 	}
 	o.client.Address = address
+	curtail(o.client)
 	o.protocol = int(o.client.Protocol)
 	return o, nil
 }
@@ -204,12 +208,34 @@ func parseQuery(q url.Values, address string, validate bool) (*options, error) {
 			o.client.Capabilities = append(o.client.Capabilities, livekit.ClientInfo_Capability(v))
 		}
 	}
+	curtail(o.client)
 	attributes, err := parseAttributes(q.Get("attributes"))
 	if err != nil && validate {
 		return nil, refuse(http.StatusBadRequest, "cannot decode attributes: base64 of a JSON object is expected")
 	}
 	o.attributes = attributes
 	return o, nil
+}
+
+// longestOfClient bounds what a client says of itself, in bytes. It is logged, kept while the client is
+// there, and shown.
+const longestOfClient = 256
+
+// curtail shortens the texts of c, and leaves each capability that is known once: all
+// participants are told of them.
+func curtail(c *livekit.ClientInfo) {
+	m := c.ProtoReflect()
+	m.Range(func(field protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		if field.Kind() == protoreflect.StringKind && !field.IsList() {
+			m.Set(field, protoreflect.ValueOfString(admin.Clip(v.String(), longestOfClient)))
+		}
+		return true
+	})
+	slices.Sort(c.Capabilities)
+	c.Capabilities = slices.DeleteFunc(slices.Compact(c.Capabilities), func(one livekit.ClientInfo_Capability) bool {
+		_, known := livekit.ClientInfo_Capability_name[int32(one)]
+		return !known
+	})
 }
 
 func parseAttributes(s string) (map[string]string, error) {

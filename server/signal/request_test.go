@@ -7,11 +7,13 @@ import (
 	"math/rand/v2"
 	"net/http/httptest"
 	"net/url"
+	"strings"
 	"testing"
 
 	"github.com/livekit/protocol/livekit"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
 func wrap(t testing.TB, c livekit.WrappedJoinRequest_Compression, inner []byte) string {
@@ -96,6 +98,41 @@ func TestQueryDefaults(t *testing.T) {
 	require.Error(t, err)
 	_, err = parseQuery(bad, "", false)
 	require.NoError(t, err, "the WebSocket ignores what validate refuses")
+}
+
+// What a client says of itself is shortened, and its capabilities are those that there are, once each,
+// in either form of the request.
+func TestWhatAClientSaysOfItselfIsBounded(t *testing.T) {
+	long := strings.Repeat("ä", 2000)
+	q := url.Values{"capabilities": {strings.Repeat("CAP_PACKET_TRAILER,CAP_UNUSED,CAP_NONE,", 1000)}}
+	said := &livekit.ClientInfo{Version: "2.23.0"}
+	m := said.ProtoReflect()
+	texts := 0
+	for i := range m.Descriptor().Fields().Len() {
+		if field := m.Descriptor().Fields().Get(i); field.Kind() == protoreflect.StringKind && field.Name() != "version" {
+			m.Set(field, protoreflect.ValueOfString(long))
+			q.Set(string(field.Name()), long)
+			texts++
+		}
+	}
+	require.Greater(t, texts, 5)
+	for range 500 {
+		said.Capabilities = append(said.Capabilities, 7777, livekit.ClientInfo_CAP_PACKET_TRAILER, -1, livekit.ClientInfo_CAP_UNUSED)
+	}
+	q.Set("version", "2.23.0")
+	fromQuery, err := parseQuery(q, "192.0.2.1", false)
+	require.NoError(t, err)
+	inner, err := proto.Marshal(&livekit.JoinRequest{ClientInfo: said})
+	require.NoError(t, err)
+	fromJoin, err := newDecoder(nil).parseJoinRequest(t.Context(), wrap(t, livekit.WrappedJoinRequest_GZIP, zip(t, inner)), "192.0.2.1")
+	require.NoError(t, err)
+	for _, o := range []*options{fromQuery, fromJoin} {
+		require.Less(t, proto.Size(o.client), 4000)
+		require.Equal(t, "2.23.0", o.client.Version)
+		require.Equal(t, "192.0.2.1", o.client.Address)
+		require.True(t, strings.HasPrefix(long, strings.TrimSuffix(o.client.DeviceModel, "…")))
+		require.Equal(t, []livekit.ClientInfo_Capability{livekit.ClientInfo_CAP_UNUSED, livekit.ClientInfo_CAP_PACKET_TRAILER}, o.client.Capabilities)
+	}
 }
 
 // A client's setting for pausing takes precedence over the configuration, in either form

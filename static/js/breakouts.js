@@ -6,6 +6,7 @@
 import { $, setSwitch } from './dom.js';
 import { dismiss, toast } from './notices.js';
 import { play } from './sounds.js';
+import { ofServer } from './streams.js';
 import { t } from './texts.js';
 import { watch } from './watch.js';
 
@@ -46,8 +47,8 @@ export class Breakouts {
     this.#moderation = moderation;
     this.#named = named;
     const { signal } = this.#listening;
-    room.on(RoomEvent.DataReceived, (_payload, _participant, _kind, topic, _encryption, sender) => {
-      if (topic === TOPIC && !sender) this.look(); // of the server
+    room.on(RoomEvent.DataReceived, (_payload, _participant, _kind, topic, encryption, sender) => {
+      if (topic === TOPIC && ofServer(sender, encryption)) this.look();
     });
     $('#breakout-go').addEventListener('click', () => this.#go(this.#now?.here ? '' : this.#now?.mine?.room ?? ''), { signal });
     $('#breakout-help').addEventListener('click', () => this.#askForHelp(!this.#asking), { signal });

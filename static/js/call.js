@@ -22,7 +22,7 @@ import { videoResolution } from './preview.js';
 import { reconnectPolicy } from './reconnect.js';
 import { play } from './sounds.js';
 import { Stage } from './stage.js';
-import { keepApart } from './streams.js';
+import { keepApart, ofServer } from './streams.js';
 import { listed, say, t } from './texts.js';
 import { nameOf } from './tile.js';
 import { watch } from './watch.js';
@@ -160,9 +160,8 @@ export class Call {
     room.on(RoomEvent.AudioPlaybackStatusChanged, () => {
       $('#hear').hidden = room.canPlaybackAudio;
     });
-    room.on(RoomEvent.DataReceived, (payload, _participant, _kind, topic, _encryption, sender) => {
-      // Of the server, by its API: a participant's data has an identity, also after it left.
-      if (topic === 'parlor.message' && !sender) toast(new TextDecoder().decode(payload).slice(0, 1000), { code: 'message' });
+    room.on(RoomEvent.DataReceived, (payload, _participant, _kind, topic, encryption, sender) => {
+      if (topic === 'parlor.message' && ofServer(sender, encryption)) toast(new TextDecoder().decode(payload).slice(0, 1000), { code: 'message' });
     });
     room.on(RoomEvent.RecordingStatusChanged, (recording) => {
       $('#recording').hidden = !recording;

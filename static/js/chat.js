@@ -5,7 +5,7 @@ import { $, $$, element, hue, icon } from './dom.js';
 import { Files } from './files.js';
 import { nameable } from './moderation.js';
 import { toast } from './notices.js';
-import { Shares, TooMuch, drop, idOf, readText } from './streams.js';
+import { Shares, TooMuch, drop, idOf, ofServer, readText } from './streams.js';
 import { t } from './texts.js';
 import { nameOf } from './tile.js';
 import { watch } from './watch.js';
@@ -59,7 +59,7 @@ export class Chat {
       if (participant && !participant.isLocal) this.#show({ ...message, text: message.message, identity: participant.identity });
     });
     room.on(RoomEvent.DataReceived, (payload, participant, _kind, topic, encryption, sender) => {
-      if (topic === KEPT_TOPIC && !sender) this.#told(payload); // of the server
+      if (topic === KEPT_TOPIC && ofServer(sender, encryption)) this.#told(payload);
       if (topic === OLD_TOPIC && participant && this.#readable(encryption)) this.#readOld(payload, participant.identity);
     });
     const { signal } = this.#listening;

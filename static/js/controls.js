@@ -6,6 +6,7 @@ import { deviceProblem } from './messages.js';
 import { ASK_TOPIC } from './moderation.js';
 import { dismiss, toast } from './notices.js';
 import { preferences, remember } from './preferences.js';
+import { ofServer } from './streams.js';
 import { t } from './texts.js';
 import { nameOf } from './tile.js';
 
@@ -43,8 +44,8 @@ export class Controls {
     ];
     for (const event of events) room.on(event, () => this.update());
     room.on(RoomEvent.TrackMuted, (publication, participant) => this.#mutedByOther(publication, participant));
-    room.on(RoomEvent.DataReceived, (payload, participant, _kind, topic, _encryption, sender) => {
-      if (topic === HOLD_TOPIC && !sender) this.#holdChanged(payload); // of the server
+    room.on(RoomEvent.DataReceived, (payload, participant, _kind, topic, encryption, sender) => {
+      if (topic === HOLD_TOPIC && ofServer(sender, encryption)) this.#holdChanged(payload);
       if (topic === ASK_TOPIC && participant) this.#asked(participant);
     });
     room.on(RoomEvent.Moved, () => this.#setHeld([])); // the hold applies to the former room

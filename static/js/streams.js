@@ -19,6 +19,10 @@ export function keepApart(room) {
   };
 }
 
+// ofServer tells whether data is the server's. A participant's data has an identity, also after
+// it left; but that of a hidden one who encrypts it has none, and the server encrypts nothing.
+export const ofServer = (sender, encryption) => !sender && !encryption;
+
 export const idOf = ({ id }) => JSON.parse(id)[1];
 
 // Shares bounds what all senders, and each of them, have underway at the same moment.
