@@ -298,10 +298,10 @@ func (r *Room) withdrawDataOf(p *Participant) {
 }
 
 // considerData is [Room.consider] for a data track.
-func (r *Room) considerData(q *Participant, t *dataTrack) {
+func (r *Room) considerData(q *Participant, t *dataTrack) bool {
 	p := t.publisher
 	if p == q || q.peer == nil || q.ended.Load() {
-		return
+		return false
 	}
 	sid := t.info.Sid
 	explicit, has := q.wanted[sid]
@@ -316,7 +316,7 @@ func (r *Room) considerData(q *Participant, t *dataTrack) {
 			q.outlet.Send(NewMessage(&livekit.SignalResponse{Message: &livekit.SignalResponse_SubscriptionResponse{
 				SubscriptionResponse: &livekit.SubscriptionResponse{TrackSid: sid, Err: livekit.SubscriptionError_SE_UNKNOWN},
 			}}))
-			return
+			return true
 		}
 		handle := q.newDataHandle()
 		q.dataHandles[handle] = t
@@ -332,7 +332,10 @@ func (r *Room) considerData(q *Participant, t *dataTrack) {
 		}
 	case wants && may && !allowed && t.denied[q.identity] != q:
 		r.denyData(q, t)
+	default:
+		return false
 	}
+	return true
 }
 
 // endDataTo ends the subscription that q has to t.
@@ -398,9 +401,11 @@ func (r *Room) wantData(p *Participant, req *livekit.UpdateDataSubscription) {
 	for _, u := range req.GetUpdates() {
 		wishes[u.GetTrackSid()] = u.GetSubscribe()
 	}
+	done := 0
 	for sid, on := range wishes {
-		r.want(p, []string{sid}, on)
+		done += r.want(p, []string{sid}, on)
 	}
+	p.payAsked(len(req.GetUpdates()), done)
 }
 
 // repeatData tells p's client, which has resumed, of its data tracks.

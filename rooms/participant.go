@@ -1,6 +1,7 @@
 package rooms
 
 import (
+	"fmt"
 	"log/slog"
 	"sync/atomic"
 	"time"
@@ -35,7 +36,6 @@ type Participant struct {
 	resumed     bool                   // it took up a session of before a restart
 	wanted      map[string]bool        // by track SID: the client asked for the track, or asked not to have it
 	subscribed  map[string]*track      // by track SID: forwarded to it
-	places      int                    // subscriptions that ended during considerWaiting; 0: it does not run
 	dataTracks  map[uint16]*dataTrack  // that it publishes, by its own handles
 	dataSources map[uint16]*dataSource // of those; replaced, never changed
 	dataHandles map[uint16]*dataTrack  // that it is subscribed to, by the handles that it was given
@@ -374,22 +374,24 @@ func (c *Client) SyncState(s *livekit.SyncState) {
 		for _, published := range s.GetPublishTracks() {
 			sid := published.GetTrack().GetSid()
 			if t := r.tracks[sid]; (t == nil || t.publisher != p) && p.pendingTracks[sid] == nil {
-				p.NeedsReconnect("the client publishes a track that is not known: " + sid)
+				p.NeedsReconnect(fmt.Sprintf("the client publishes a track that is not known: %.64q", sid))
 				return
 			}
 		}
 		for _, published := range s.GetPublishDataTracks() {
 			if t := r.dataTracks[published.GetInfo().GetSid()]; t == nil || t.publisher != p {
-				p.NeedsReconnect("the client publishes a data track that is not known: " + published.GetInfo().GetSid())
+				p.NeedsReconnect(fmt.Sprintf("the client publishes a data track that is not known: %.64q", published.GetInfo().GetSid()))
 				return
 			}
 		}
+		sub := s.GetSubscription()
+		p.payAsked(len(sub.GetTrackSids()), 0)
 		r.wantData(p, s.GetDataSubscription())
 		// The client's list of unsubscribed tracks is ignored. SDKs list tracks there
 		// that were published while the client was away, and the room already knows the
 		// tracks that the client asked not to have.
-		if sub := s.GetSubscription(); sub.GetSubscribe() && len(sub.TrackSids) > 0 {
-			r.want(p, sub.TrackSids, true)
+		if sub.GetSubscribe() {
+			p.payAsked(0, r.want(p, sub.TrackSids, true))
 		}
 	})
 }

@@ -10,11 +10,12 @@ import (
 
 // consider begins to forward t to q if q wants t and may have it, and ends that if not.
 // It is called after every change that matters to this. A track beyond the limit of q's
-// subscriptions waits, without a word to q, until another one of q's ends.
-func (r *Room) consider(q *Participant, t *track) {
+// subscriptions waits, without a word to q, until another one of q's has ended and
+// considerWaiting is called. consider reports whether there was something to do.
+func (r *Room) consider(q *Participant, t *track) bool {
 	p := t.publisher
 	if p == q || q.peer == nil || q.ended.Load() {
-		return
+		return false
 	}
 	sid := t.info.Sid
 	explicit, has := q.wanted[sid]
@@ -45,10 +46,12 @@ func (r *Room) consider(q *Participant, t *track) {
 		if !allowed || !may {
 			r.deny(q, t)
 		}
-		r.considerWaiting(q)
 	case wants && may && !allowed && t.denied[q.identity] != q:
 		r.deny(q, t)
+	default:
+		return false
 	}
+	return true
 }
 
 // hasEnough reports whether q is subscribed to as many tracks of a kind as it may be.
@@ -70,25 +73,15 @@ func (r *Room) hasEnough(q *Participant, kind livekit.TrackType) bool {
 	return n >= most
 }
 
-// considerWaiting looks, after a subscription of q's has ended, for tracks that can take its
-// place. Subscriptions that end meanwhile are looked at in another round.
+// considerWaiting looks, after subscriptions of q's have ended, for tracks that can take their
+// places.
 func (r *Room) considerWaiting(q *Participant) {
 	if limits := &r.rooms.cfg.Limits; limits.SubscribedVideo <= 0 && limits.SubscribedAudio <= 0 {
 		return
 	}
-	q.places++
-	if q.places > 1 {
-		return // a round is under way
+	for _, sid := range slices.Sorted(maps.Keys(r.tracks)) {
+		r.consider(q, r.tracks[sid])
 	}
-	for before := 0; before != q.places; {
-		before = q.places
-		for _, sid := range slices.Sorted(maps.Keys(r.tracks)) {
-			if t := r.tracks[sid]; t != nil {
-				r.consider(q, t)
-			}
-		}
-	}
-	q.places = 0
 }
 
 // deny tells q that it has no permission for t.
@@ -112,8 +105,20 @@ func (c *Client) UpdateSubscription(req *livekit.UpdateSubscription) {
 		for _, pt := range req.ParticipantTracks {
 			sids = append(sids, pt.TrackSids...)
 		}
-		r.want(p, sids, req.Subscribe)
+		p.payAsked(len(sids), r.want(p, sids, req.Subscribe))
 	})
+}
+
+// What a client asks of subscriptions is less work than a change: so many tracks that it names, and
+// so many subscriptions that begin, end or are refused, are as much.
+const (
+	askedOfAChange      = 200
+	subscribedOfAChange = 20
+)
+
+// payAsked counts a request for subscriptions against the client's pace.
+func (c *Client) payAsked(sids, done int) {
+	c.payPart(time.Now(), paceInterval/askedOfAChange*time.Duration(sids)+paceInterval/subscribedOfAChange*time.Duration(done))
 }
 
 // settingsOfAChange is how many settings of tracks are as much work as a change.
@@ -133,10 +138,12 @@ func (c *Client) UpdateTrackSettings(req *livekit.UpdateTrackSettings) {
 	})
 }
 
-// want records a request and acts on it. A request for a track that does not exist yet is
-// kept until the track comes, within a bound.
-func (r *Room) want(q *Participant, sids []string, on bool) {
+// want records a request and acts on it, and returns of how many subscriptions there was
+// something to do. A request for a track that does not exist yet is kept until the track
+// comes, within a bound.
+func (r *Room) want(q *Participant, sids []string, on bool) (done int) {
 	const mostAhead = 1000 // requests for tracks that do not exist yet
+	media := 0
 	for _, sid := range sids {
 		t, data := r.tracks[sid], r.dataTracks[sid]
 		if t == nil && data == nil && len(q.wanted) >= mostAhead {
@@ -145,13 +152,21 @@ func (r *Room) want(q *Participant, sids []string, on bool) {
 		q.wanted[sid] = on
 		if data != nil {
 			delete(data.denied, q.identity)
-			r.considerData(q, data)
+			if r.considerData(q, data) {
+				done++
+			}
 		}
 		if t != nil {
 			delete(t.denied, q.identity) // so that a repeated request is answered again
-			r.consider(q, t)
+			if r.consider(q, t) {
+				media++
+			}
 		}
 	}
+	if !on && media > 0 {
+		r.considerWaiting(q)
+	}
+	return done + media
 }
 
 // SetSubscriptionPermission sets which participants may subscribe to a publisher's
@@ -183,14 +198,23 @@ func (r *Room) permit(p *Participant, may *audience) {
 	if before == may {
 		return
 	}
+	var own []*track
 	for _, t := range r.tracks {
-		if t.publisher != p {
-			continue
+		if t.publisher == p {
+			own = append(own, t)
 		}
-		for _, q := range r.participants {
-			if before.permit(q, t.info.Sid) != may.permit(q, t.info.Sid) {
+	}
+	for _, q := range r.participants {
+		lost := false
+		for _, t := range own {
+			had, has := before.permit(q, t.info.Sid), may.permit(q, t.info.Sid)
+			if had != has {
 				r.consider(q, t)
 			}
+			lost = lost || had && !has
+		}
+		if lost {
+			r.considerWaiting(q)
 		}
 	}
 	for _, t := range p.dataTracks {

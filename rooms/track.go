@@ -495,6 +495,8 @@ func (r *Room) withdraw(t *track) []*Participant {
 			q.peer.Unsubscribe(t.info.Sid)
 		}
 		delete(q.subscribed, t.info.Sid)
+	}
+	for _, q := range r.participants {
 		delete(q.wanted, t.info.Sid)
 	}
 	clear(t.subscribers)

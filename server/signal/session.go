@@ -223,15 +223,17 @@ func (s *session) handle(req *livekit.SignalRequest) {
 		s.client.Mute(m.Mute)
 	case *livekit.SignalRequest_Subscription:
 		s.client.UpdateSubscription(m.Subscription)
+		s.client.Sync() // what it cost is known then, and the client waits before its next
 	case *livekit.SignalRequest_TrackSetting:
 		s.client.UpdateTrackSettings(m.TrackSetting)
 	case *livekit.SignalRequest_Leave:
 		s.client.Leave(livekit.DisconnectReason_CLIENT_INITIATED)
 	case *livekit.SignalRequest_SubscriptionPermission:
 		s.client.SetSubscriptionPermission(m.SubscriptionPermission)
-		s.client.Sync() // what it cost is known then, and the client waits before its next
+		s.client.Sync()
 	case *livekit.SignalRequest_SyncState:
 		s.sync(m.SyncState)
+		s.client.Sync()
 	case *livekit.SignalRequest_Simulate:
 		s.simulate(m.Simulate)
 	case *livekit.SignalRequest_Ping:
@@ -248,12 +250,13 @@ func (s *session) handle(req *livekit.SignalRequest) {
 		s.client.UpdateLocalVideoTrack(m.UpdateVideoTrack)
 	case *livekit.SignalRequest_PublishDataTrackRequest:
 		s.client.PublishDataTrack(m.PublishDataTrackRequest)
-		s.client.Sync() // what it cost is known then, and the client waits before its next
+		s.client.Sync()
 	case *livekit.SignalRequest_UnpublishDataTrackRequest:
 		s.client.UnpublishDataTrack(m.UnpublishDataTrackRequest)
 		s.client.Sync()
 	case *livekit.SignalRequest_UpdateDataSubscription:
 		s.client.UpdateDataSubscription(m.UpdateDataSubscription)
+		s.client.Sync()
 	case *livekit.SignalRequest_StoreDataBlobRequest:
 		s.client.StoreDataBlob(m.StoreDataBlobRequest)
 		s.client.Sync()
