@@ -80,6 +80,9 @@ type Peer struct {
 	voice        *forward.Voice
 	relays       *turn.Session // the client's use of our TURN server; nil without one
 
+	wishesMu sync.Mutex
+	wishes   map[string]wish // by track SID: of which the loop has not heard; guarded by wishesMu
+
 	// The following belong to the loop.
 	pub, sub      *transport // sub is nil in single mode
 	started       bool
@@ -112,7 +115,7 @@ func (e *Engine) NewPeer(cfg PeerConfig) (*Peer, error) {
 		queue: mailbox.New[func()](), quality: newQualityMeter(), summary: newSummaryMeter(), voice: forward.NewVoice(), stop: make(chan struct{}), done: make(chan struct{}),
 		pubs: map[string]*publication{}, sections: map[string]*upSection{}, subs: map[string]*subscription{},
 		joinTimer: time.NewTimer(e.cfg.JoinTimeout), answerTimer: stoppedTimer(), graceTimer: stoppedTimer(),
-		factsTimer: stoppedTimer(), untold: map[*publication]struct{}{},
+		factsTimer: stoppedTimer(), untold: map[*publication]struct{}{}, wishes: map[string]wish{},
 	}
 	p.codecs = e.codecs.without(cfg.DisabledCodecs)
 	p.mediaAllowed.Store(cfg.CanPublish)

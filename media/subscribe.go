@@ -34,10 +34,40 @@ type subscription struct {
 }
 
 // Subscribe implements rooms.Peer.
-func (p *Peer) Subscribe(s rooms.Subscription) { p.post(func() { p.subscribe(s) }) }
+func (p *Peer) Subscribe(s rooms.Subscription) { p.ask(s.Track.SID(), &s) }
 
 // Unsubscribe implements rooms.Peer.
-func (p *Peer) Unsubscribe(trackSID string) { p.post(func() { p.unsubscribe(trackSID) }) }
+func (p *Peer) Unsubscribe(trackSID string) { p.ask(trackSID, nil) }
+
+// wish is what the room last asked of a track while the loop was busy.
+type wish struct {
+	subscribe *rooms.Subscription // nil: no subscription
+	ended     bool                // what was before it has ended
+}
+
+// ask queues a wish for the loop. One task waits for each track, however often it is asked for.
+func (p *Peer) ask(sid string, s *rooms.Subscription) {
+	p.wishesMu.Lock()
+	before, waits := p.wishes[sid]
+	p.wishes[sid] = wish{s, before.ended || s == nil}
+	p.wishesMu.Unlock()
+	if !waits {
+		p.post(func() { p.heed(sid) })
+	}
+}
+
+func (p *Peer) heed(sid string) {
+	p.wishesMu.Lock()
+	w := p.wishes[sid]
+	delete(p.wishes, sid)
+	p.wishesMu.Unlock()
+	if w.ended {
+		p.unsubscribe(sid)
+	}
+	if w.subscribe != nil {
+		p.subscribe(*w.subscribe)
+	}
+}
 
 func (p *Peer) subscribe(ask rooms.Subscription) {
 	sid := ask.Track.SID()
@@ -71,11 +101,24 @@ func (p *Peer) subscribe(ask rooms.Subscription) {
 	}
 }
 
+// mostSections bounds the sections of media of a transport for which we make the offers: answers of
+// maxSections are taken, and one of them is for data.
+const mostSections = maxSections - 1
+
 // addToOffer gives s a section of the transport for which we make the offers: a free one
 // of its kind, or a new one.
 func (p *Peer) addToOffer(s *subscription) error {
 	t := p.sub
-	tr := p.freeTransceiver(t, s.kind)
+	all := t.pc.GetTransceivers()
+	tr := p.freeTransceiver(t, all, s.kind)
+	if tr == nil && len(all) >= mostSections {
+		if len(p.subs) > mostSections { // it would not be better off with new transports
+			p.failSubscription(s, livekit.SubscriptionError_SE_UNKNOWN)
+		} else {
+			p.needsReconnect("too many sections that its subscriptions have left")
+		}
+		return nil
+	}
 	if tr == nil {
 		// The section goes both ways, though we expect no media back. When its sender is
 		// removed, it is then offered recvonly, where a one-way section would be offered
@@ -133,13 +176,12 @@ func pickDownstream(source []forward.Codec, negotiated []webrtc.RTPCodecParamete
 }
 
 // freeTransceiver is a section of ours that an ended subscription left, or nil. For
-// Safari it is always nil, because Safari shows nothing in a section that is reused.
-func (p *Peer) freeTransceiver(t *transport, kind webrtc.RTPCodecType) *webrtc.RTPTransceiver {
-	if strings.EqualFold(p.cfg.Client.GetBrowser(), "safari") {
-		return nil
-	}
-	for _, tr := range t.pc.GetTransceivers() {
-		if tr.Kind() == kind && t.free(tr) {
+// Safari it is always one that Safari does not know yet, because it shows nothing in a
+// section that is reused.
+func (p *Peer) freeTransceiver(t *transport, all []*webrtc.RTPTransceiver, kind webrtc.RTPCodecType) *webrtc.RTPTransceiver {
+	safari := strings.EqualFold(p.cfg.Client.GetBrowser(), "safari")
+	for _, tr := range all {
+		if tr.Kind() == kind && t.free(tr) && (!safari || tr.Mid() == "") {
 			return tr
 		}
 	}

@@ -252,8 +252,12 @@ func (t *transport) noteClientCodecs(answered []offeredSection) {
 	}
 }
 
-// retire notes that a subscription left a section.
-func (t *transport) retire(tr *webrtc.RTPTransceiver) { t.retired[tr] = retiredSilently }
+// retire notes that a subscription left a section. One that no description has is free at once.
+func (t *transport) retire(tr *webrtc.RTPTransceiver) {
+	if tr.Mid() != "" {
+		t.retired[tr] = retiredSilently
+	}
+}
 
 // retirementOffered notes that our offer says which sections are retired.
 func (t *transport) retirementOffered() {
