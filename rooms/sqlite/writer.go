@@ -120,6 +120,9 @@ func (w *writer) commit(batch []job) {
 		for _, j := range batch {
 			j.done(refused)
 		}
+		if w.failing { // this may have been the probe: the next one is due, too
+			w.probeTimer.Reset(probeInterval)
+		}
 		return
 	}
 	began := time.Now()

@@ -266,6 +266,39 @@ func TestRecoveryIsNoticedWhenNobodyWrites(t *testing.T) {
 	requireSound(t, s)
 }
 
+// So it does after a time in which nothing may be written, as while the lease is unsure.
+func TestRecoveryIsNoticedAfterWritesWereRefused(t *testing.T) {
+	var refuse atomic.Bool
+	var refused atomic.Int64
+	s, err := Open(t.Context(), Config{Path: filepath.Join(t.TempDir(), "parlor.db"), Allow: func() error {
+		if refuse.Load() {
+			refused.Add(1)
+			return errors.New("the lease is unsure")
+		}
+		return nil
+	}})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, s.Close(context.Background())) })
+	limit := func(pages string) {
+		require.NoError(t, s.Between(t.Context(), func(context.Context) error {
+			_, err := s.writer.conn.exec("PRAGMA max_page_count = " + pages)
+			return err
+		}))
+	}
+	limit("1")
+	big := newRoom("big", 1000)
+	big.Metadata = string(make([]byte, 100_000))
+	_, err = submit(t, s, rooms.Change{Kind: rooms.ChangeCreate, Room: big})
+	require.Equal(t, rooms.Unavailable, rooms.ErrorCode(err))
+	refuse.Store(true)
+	require.NotEmpty(t, s.Stats().Failing)
+	require.Eventually(t, func() bool { return refused.Load() > 0 }, time.Minute, 10*time.Millisecond, "the probe is refused")
+	limit("1000000")
+	refuse.Store(false)
+	require.Eventually(t, func() bool { return s.Stats().Failing == "" }, 20*time.Second, 10*time.Millisecond)
+	requireSound(t, s)
+}
+
 // A connection that breaks during a transaction is replaced.
 func TestBrokenConnection(t *testing.T) {
 	s := openNew(t)
