@@ -30,6 +30,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -46,6 +47,10 @@ const (
 	// doubles from the one to the other. Let's Encrypt allows five failures an hour.
 	firstAgain = 5 * time.Minute
 	lastAgain  = 4 * time.Hour
+	// longestRetry bounds the wait before a request is repeated within an order.
+	longestRetry = 10 * time.Second
+	// leaving is how long a stop waits for an order under way.
+	leaving = time.Second
 )
 
 // Config says what a [Keeper] keeps.
@@ -103,6 +108,7 @@ func New(cfg Config) *Keeper {
 		HostPolicy: k.mine,
 		Client: &acme.Client{
 			DirectoryURL: cfg.Directory, UserAgent: "parlor", HTTPClient: &http.Client{Transport: k.heard, Timeout: time.Minute},
+			RetryBackoff: k.heard.retry,
 		},
 	}
 	return k
@@ -236,7 +242,7 @@ func (k *Keeper) keep(ctx context.Context, name string) {
 		var c *tls.Certificate
 		err := k.findable(ctx, name)
 		if err == nil {
-			c, err = k.manager.GetCertificate(ask(name))
+			c, err = k.order(ctx, name)
 		} else {
 			again = look // the authority was not asked
 		}
@@ -262,6 +268,32 @@ func (k *Keeper) keep(ctx context.Context, name string) {
 		case <-time.After(wait):
 		}
 	}
+}
+
+// order has autocert find the certificate of a name, or order it. autocert's requests end
+// with ctx, but its waits between them do not. A stop must not wait for those, so the
+// goroutine may outlive ctx: until its wait ends, or five minutes at most, which is
+// autocert's own bound. All that it may do then is to find that it can ask nobody.
+func (k *Keeper) order(ctx context.Context, name string) (*tls.Certificate, error) {
+	type answer struct {
+		c   *tls.Certificate
+		err error
+	}
+	answered := make(chan answer, 1)
+	go func() {
+		c, err := k.manager.GetCertificate(ask(name))
+		answered <- answer{c, err}
+	}()
+	select {
+	case a := <-answered:
+		return a.c, a.err
+	case <-ctx.Done():
+	}
+	select {
+	case <-answered:
+	case <-time.After(leaving):
+	}
+	return nil, ctx.Err()
 }
 
 // findable fails if a missing certificate cannot be had because the name has no address
@@ -393,6 +425,27 @@ func (e *ear) forget(name string) {
 	defer e.mu.Unlock()
 	delete(e.said, name)
 	e.since[name] = time.Now()
+}
+
+// retry is how long to wait before a refused request is repeated, for
+// [acme.Client.RetryBackoff]; 0 = the order fails. An authority that wants a longer pause is
+// asked again after the wait for the next order, of which people are told.
+func (e *ear) retry(n int, _ *http.Request, res *http.Response) time.Duration {
+	e.mu.Lock()
+	ended := e.ctx != nil && e.ctx.Err() != nil
+	e.mu.Unlock()
+	if ended || res.StatusCode == http.StatusTooManyRequests {
+		return 0
+	}
+	wait := min(time.Second<<min(n-1, 4), longestRetry)
+	if after := res.Header.Get("Retry-After"); after != "" {
+		seconds, err := strconv.Atoi(after)
+		if err != nil || seconds > int(longestRetry/time.Second) {
+			return 0
+		}
+		wait = max(time.Duration(seconds)*time.Second, time.Second)
+	}
+	return wait
 }
 
 // RoundTrip implements http.RoundTripper.

@@ -2,9 +2,20 @@ package acme
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
+	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -120,4 +131,153 @@ func TestAComplaintIsAboutOneNameAndOneTry(t *testing.T) {
 	require.NotContains(t, k.Problem(), "refused there")
 	cancel()
 	<-done
+}
+
+// authority is a certificate authority that asks for no challenges. Its handler of new orders
+// may refuse them.
+type authority struct {
+	*httptest.Server
+	key   *ecdsa.PrivateKey
+	root  *x509.Certificate
+	chain atomic.Pointer[[]byte] // the last certificate, as PEM
+
+	ordered atomic.Int64
+	refuse  http.HandlerFunc // nil = orders are accepted
+}
+
+func newAuthority(t *testing.T) *authority {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "the test's"}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(1000 * time.Hour),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	require.NoError(t, err)
+	a := &authority{key: key}
+	a.root, err = x509.ParseCertificate(der)
+	require.NoError(t, err)
+	a.Server = httptest.NewServer(a)
+	t.Cleanup(a.Close)
+	return a
+}
+
+func (a *authority) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Replay-Nonce", "nonce")
+	switch r.URL.Path {
+	case "/":
+		_, _ = fmt.Fprintf(w, `{"newNonce":"%[1]s/nonce","newAccount":"%[1]s/account","newOrder":"%[1]s/order"}`, a.URL) // the client reads it, here and below
+	case "/account":
+		w.Header().Set("Location", a.URL+"/account/1")
+		w.WriteHeader(http.StatusCreated)
+		_, _ = w.Write([]byte(`{"status":"valid"}`))
+	case "/order":
+		a.ordered.Add(1)
+		if a.refuse != nil {
+			a.refuse(w, r)
+			return
+		}
+		w.Header().Set("Location", a.URL+"/order/1")
+		w.WriteHeader(http.StatusCreated)
+		_, _ = fmt.Fprintf(w, `{"status":"ready","finalize":"%s/finalize"}`, a.URL)
+	case "/finalize":
+		if err := a.issue(r.Body); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		w.Header().Set("Location", a.URL+"/order/1")
+		_, _ = fmt.Fprintf(w, `{"status":"valid","certificate":"%s/certificate"}`, a.URL)
+	case "/certificate":
+		_, _ = w.Write(*a.chain.Load())
+	}
+}
+
+// issue answers a signed request for a certificate.
+func (a *authority) issue(body io.Reader) error {
+	var signed struct{ Payload string }
+	if err := json.NewDecoder(body).Decode(&signed); err != nil {
+		return err
+	}
+	payload, err := base64.RawURLEncoding.DecodeString(signed.Payload)
+	if err != nil {
+		return err
+	}
+	var ask struct{ CSR string }
+	if err := json.Unmarshal(payload, &ask); err != nil {
+		return err
+	}
+	der, err := base64.RawURLEncoding.DecodeString(ask.CSR)
+	if err != nil {
+		return err
+	}
+	request, err := x509.ParseCertificateRequest(der)
+	if err != nil {
+		return err
+	}
+	leaf, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		SerialNumber: big.NewInt(2), DNSNames: request.DNSNames, Issuer: a.root.Subject,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(900 * time.Hour),
+	}, a.root, request.PublicKey, a.key)
+	if err != nil {
+		return err
+	}
+	var chain []byte
+	for _, der := range [][]byte{leaf, a.root.Raw} {
+		chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+	}
+	a.chain.Store(&chain)
+	return nil
+}
+
+// keeperOf keeps a certificate of that authority in that folder. Stop ends it and waits.
+func keeperOf(a *authority, folder string) (k *Keeper, run func() (stop func())) {
+	k = New(Config{
+		Names: []string{"calls.example.com"}, Folder: folder, Log: slog.New(slog.DiscardHandler), Directory: a.URL,
+		Lookup: func(context.Context, string) ([]netip.Addr, error) { return []netip.Addr{netip.IPv4Unspecified()}, nil },
+	})
+	return k, func() func() {
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		go func() { defer close(done); k.Run(ctx) }()
+		return func() { cancel(); <-done }
+	}
+}
+
+// TestAPauseThatTheAuthorityWants is told at once, and never keeps the server from stopping.
+func TestAPauseThatTheAuthorityWants(t *testing.T) {
+	for name, c := range map[string]struct {
+		status int
+		after  string
+		told   bool
+	}{
+		"too many requests": {http.StatusTooManyRequests, "3600", true},
+		"too many for now":  {http.StatusTooManyRequests, "1", true},
+		"down for an hour":  {http.StatusServiceUnavailable, "3600", true},
+		"down until a date": {http.StatusServiceUnavailable, "Wed, 21 Oct 2065 07:28:00 GMT", true},
+		"down for a moment": {http.StatusServiceUnavailable, "9", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a := newAuthority(t)
+			a.refuse = func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Retry-After", c.after)
+				w.WriteHeader(c.status)
+				_, _ = w.Write([]byte(`{"type":"urn:ietf:params:acme:error:rateLimited","detail":"too many orders"}`)) // the client reads it
+			}
+			k, run := keeperOf(a, t.TempDir())
+			stop := run()
+			require.Eventually(t, func() bool { return a.ordered.Load() > 0 }, time.Minute, 10*time.Millisecond)
+			if c.told {
+				require.Eventually(t, func() bool { return k.Problem() != "" }, 20*time.Second, 10*time.Millisecond)
+				require.Contains(t, k.Problem(), "too many orders")
+			}
+			stopped := make(chan struct{})
+			go func() { defer close(stopped); stop() }()
+			select {
+			case <-stopped:
+			case <-time.After(7 * time.Second): // shorter than the wait
+				t.Fatal("it waits for the authority")
+			}
+		})
+	}
 }
