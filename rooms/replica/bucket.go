@@ -156,16 +156,22 @@ func (b *bucket) writeOwner(ctx context.Context, body []byte, version string) (s
 	return "", fmt.Errorf("write %s: %w", ownerName, err)
 }
 
-// probe tries a write that must be refused, because the object exists. A service that
-// ignores the condition writes the bytes that are there already.
+// noVersion is a version that no object has.
+const noVersion = `"00000000000000000000000000000000"`
+
+// probe tries writes that must be refused: one because the object exists, and one because it
+// has another version. Some services know one of the two conditions. A service that ignores
+// a condition writes the bytes that are there already.
 func (b *bucket) probe(ctx context.Context, body []byte) error {
-	switch _, err := b.writeOwner(ctx, body, ""); {
-	case errors.Is(err, errChanged):
-		return nil
-	case err != nil:
-		return err
+	for _, version := range []string{"", noVersion} {
+		switch _, err := b.writeOwner(ctx, body, version); {
+		case err == nil:
+			return errors.New("this S3 service ignores the conditions of conditional writes: two machines could hold the lease at once")
+		case !errors.Is(err, errChanged):
+			return err
+		}
 	}
-	return errors.New("this S3 service ignores the conditions of conditional writes: two machines could hold the lease at once")
+	return nil
 }
 
 func (b *bucket) generations(ctx context.Context) ([]int64, error) {

@@ -657,3 +657,27 @@ func TestS3ThatFails(t *testing.T) {
 		})
 	}
 }
+
+// TestAServiceThatIgnoresAConditionIsRefused, whichever of the two it ignores: with one of
+// them a lease is taken for the first time, with the other one it is renewed and taken over.
+func TestAServiceThatIgnoresAConditionIsRefused(t *testing.T) {
+	t.Parallel()
+	for _, header := range []string{"If-None-Match", "If-Match"} {
+		t.Run(header, func(t *testing.T) {
+			t.Parallel()
+			man := newS3Man(t)
+			a := mustOpen(t, t.TempDir(), "a", Config{URL: man.url}) // now owner.json exists
+			a.mustClose(t)
+			man.breakDown(t, func(_ *s3Man, w http.ResponseWriter, r *http.Request) bool {
+				ignore := strings.HasSuffix(r.URL.Path, ownerName) && r.Header.Get(header) != ""
+				if ignore {
+					_, _ = io.Copy(io.Discard, r.Body)
+					w.Header().Set("ETag", `"11111111111111111111111111111111"`)
+				}
+				return ignore
+			})
+			err := prepared(t, Config{URL: man.url}).Prepare(within(t, time.Minute), database(t.TempDir()))
+			require.ErrorContains(t, err, "ignores the conditions")
+		})
+	}
+}
