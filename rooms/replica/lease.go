@@ -268,6 +268,9 @@ func (l *lease) current() (owner, string) {
 // removed owner.json is written again while the lease has not run out: if another machine
 // writes one first, that one stays. After the lease has run out another may have held it
 // and been removed, so it is lost.
+//
+// While a write whose answer was lost is still under way, S3 refuses every other one, and it
+// may take effect between two steps here. So the lease is lost only if owner.json says so.
 func (l *lease) renew(ctx context.Context) error {
 	o, version := l.current()
 	runs := l.check() == nil
@@ -283,7 +286,15 @@ func (l *lease) renew(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return l.write(ctx, l.prolonged(now), version)
+	err = l.write(ctx, l.prolonged(now), version)
+	if errors.Is(err, errChanged) {
+		_, _, changed := l.reread(ctx, o.Instance)
+		if changed != nil && !(errors.Is(changed, ErrRemoved) && runs) {
+			return changed
+		}
+		return errors.New("a write of the lease is still under way") // no errChanged: it is ours
+	}
+	return err
 }
 
 // reread reads owner.json if that instance wrote it; else it fails with [errChanged].

@@ -727,6 +727,51 @@ func TestBegunIsTold(t *testing.T) {
 	}, time.Minute, 50*time.Millisecond)
 }
 
+// busyPlace refuses writes as S3 does while another one is under way.
+type busyPlace struct {
+	place
+	refuse int // so many writes
+}
+
+func (p *busyPlace) writeOwner(ctx context.Context, b []byte, version string) (string, error) {
+	if p.refuse > 0 {
+		p.refuse--
+		return "", errChanged
+	}
+	return p.place.writeOwner(ctx, b, version)
+}
+
+// TestARenewalWhileAnEarlierOneIsUnderWay: nobody else has the lease, so it is not lost, and
+// is renewed when S3 takes writes again.
+func TestARenewalWhileAnEarlierOneIsUnderWay(t *testing.T) {
+	t.Parallel()
+	d, err := openDirectory(t.TempDir(), true)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, d.close()) })
+	busy := &busyPlace{place: d}
+	l := &lease{place: busy, log: testLog(t), ttl: time.Minute, wait: time.Hour}
+	_, err = l.take(t.Context(), owner{Replica: "replica", Machine: "a", Instance: "a", Owner: "this"}, func(*owner) int64 { return 1 })
+	require.NoError(t, err)
+	busy.refuse = 2
+	require.NoError(t, l.renewInTime(t.Context()))
+	state, _, failing := l.status()
+	require.Equal(t, LeaseHeld, state)
+	require.ErrorContains(t, failing, "under way")
+	require.NoError(t, l.renewInTime(t.Context()))
+	_, _, failing = l.status()
+	require.NoError(t, failing)
+
+	_, version := l.current()
+	other, err := owner{Replica: "replica", Epoch: 2, Machine: "b", Instance: "b", Owner: "another"}.encode()
+	require.NoError(t, err)
+	_, err = d.writeOwner(t.Context(), other, version)
+	require.NoError(t, err)
+	busy.refuse = 2
+	err = l.renewInTime(t.Context())
+	require.ErrorIs(t, err, ErrLost)
+	require.ErrorContains(t, err, "another holds it")
+}
+
 // TestReleaseAfterARenewalThatWasCutOff: the renewal was written, but its answer was not
 // received.
 func TestReleaseAfterARenewalThatWasCutOff(t *testing.T) {
