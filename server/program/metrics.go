@@ -10,6 +10,7 @@ import (
 	"parlor/media/downlink"
 	"parlor/media/forward"
 	"parlor/media/turn"
+	"parlor/media/udp"
 	"parlor/rooms"
 	"parlor/rooms/sqlite"
 	"parlor/server/api"
@@ -268,8 +269,45 @@ func (c *partsCollector) collectTURN(gauge gaugeFunc, count countFunc) {
 	count("parlor_turn_overflow_total", "Packets dropped, since too many waited for a client or for the TURN server.", s.Overflow.Load())
 }
 
+// collectSockets counts what the UDP sockets do, whose batches are what makes a packet cheap:
+// packets by calls are the sizes of the batches.
+func collectSockets(sockets []udp.Stats, count countFunc) {
+	var all udp.Stats
+	for i := range sockets {
+		s := &sockets[i]
+		all.PacketsReceived += s.PacketsReceived
+		all.ReceiveCalls += s.ReceiveCalls
+		all.PacketsSent += s.PacketsSent
+		all.SendCalls += s.SendCalls
+		all.OffloadPackets += s.OffloadPackets
+		all.OffloadMessages += s.OffloadMessages
+		all.OffloadRefused += s.OffloadRefused
+		all.Dropped.Busy += s.Dropped.Busy
+		all.Dropped.Unreachable += s.Dropped.Unreachable
+		all.Dropped.TooLong += s.Dropped.TooLong
+		all.Dropped.Closed += s.Dropped.Closed
+		all.Dropped.Other += s.Dropped.Other
+	}
+	const packets, calls = "UDP packets of all kinds on the media ports.", "System calls that received or sent UDP packets on the media ports."
+	count("parlor_media_udp_packets_total", packets, all.PacketsReceived, "direction", "in")
+	count("parlor_media_udp_packets_total", packets, all.PacketsSent, "direction", "out")
+	count("parlor_media_udp_calls_total", calls, all.ReceiveCalls, "direction", "in")
+	count("parlor_media_udp_calls_total", calls, all.SendCalls, "direction", "out")
+	count("parlor_media_udp_offload_packets_total", "UDP packets that left in a message of several, by segmentation offload.", all.OffloadPackets)
+	count("parlor_media_udp_offload_messages_total", "Messages of several UDP packets, by segmentation offload.", all.OffloadMessages)
+	count("parlor_media_udp_offload_refused_total", "Messages of several UDP packets that the system refused; they were sent one by one.", all.OffloadRefused)
+	const dropped = "UDP packets that could not be sent, by why: busy, the socket's buffer or a queue below it stayed full; unreachable, no route or " +
+		"a firewall; too-long, longer than the path allows, or than is read; closed, the socket was; other."
+	count("parlor_media_udp_dropped_total", dropped, all.Dropped.Busy, "why", "busy")
+	count("parlor_media_udp_dropped_total", dropped, all.Dropped.Unreachable, "why", "unreachable")
+	count("parlor_media_udp_dropped_total", dropped, all.Dropped.TooLong, "why", "too-long")
+	count("parlor_media_udp_dropped_total", dropped, all.Dropped.Closed, "why", "closed")
+	count("parlor_media_udp_dropped_total", dropped, all.Dropped.Other, "why", "other")
+}
+
 func (c *partsCollector) collectMedia(s *media.Stats, gauge gaugeFunc, count countFunc) {
 	c.collectTraffic(s, count)
+	collectSockets(s.Sockets, count)
 	c.collectTURN(gauge, count)
 	gauge("parlor_media_peers", "Participants with media transports.", float64(s.Peers))
 	gauge("parlor_media_tcp_connections", "ICE-TCP connections.", float64(s.TCPConns))

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -128,4 +129,33 @@ func TestWhatComesToThePortsIsCounted(t *testing.T) {
 	with := series(h)
 	require.Len(t, with, 2*(1+3+5+1))
 	require.Equal(t, with, series(start(t, filepath.Join(t.TempDir(), "parlor.db"))))
+}
+
+// TestUDPIsCounted: what comes to the media port, and the system calls that brought it.
+func TestUDPIsCounted(t *testing.T) {
+	h := start(t, filepath.Join(t.TempDir(), "parlor.db"))
+	value := func(series string) (n float64) {
+		_, metrics := h.get("/metrics")
+		found := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(series) + ` (\S+)$`).FindStringSubmatch(metrics)
+		require.NotNil(t, found, series)
+		n, err := strconv.ParseFloat(found[1], 64)
+		require.NoError(t, err)
+		return n
+	}
+	const in, calls = `parlor_media_udp_packets_total{direction="in"}`, `parlor_media_udp_calls_total{direction="in"}`
+	require.Zero(t, value(in))
+	const sent = 20
+	addrs, _ := h.media.Addrs()
+	conn, err := net.Dial("udp", addrs[0].String())
+	require.NoError(t, err)
+	defer conn.Close()
+	for range sent {
+		_, err := conn.Write([]byte("a packet of nobody"))
+		require.NoError(t, err)
+	}
+	require.Eventually(t, func() bool { return value(in) == sent }, time.Minute, 10*time.Millisecond)
+	require.InDelta(t, (1.0+sent)/2, value(calls), (sent-1.0)/2)
+	for _, why := range []string{"busy", "unreachable", "too-long", "closed", "other"} {
+		require.Zero(t, value(`parlor_media_udp_dropped_total{why="`+why+`"}`))
+	}
 }
