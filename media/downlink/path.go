@@ -49,6 +49,8 @@ type Stream interface {
 	Pad(size int, at time.Time) bool
 	// Over is called after one or more calls of Release or Pad.
 	Over()
+	// Begin is called when packets can arrive from now on: what was to be sent before was not.
+	Begin(at time.Time)
 }
 
 // Transport is the transport of a path.
@@ -268,8 +270,18 @@ func (d *Path) Since(at time.Time) int64 {
 // Connected is called when packets can arrive.
 func (d *Path) Connected() {
 	d.connected.Store(true)
-	d.serve(time.Now())
+	d.mu.Lock()
+	streams := slices.Clone(d.streams)
+	d.mu.Unlock()
+	at := time.Now()
+	for _, s := range streams {
+		s.Begin(at)
+	}
+	d.serve(at)
 }
+
+// Ready reports whether packets can arrive, as they can always on a nil path.
+func (d *Path) Ready() bool { return d == nil || d.connected.Load() }
 
 // Add adds a stream to the path. voice is the stream as a voice that may be held back
 // because others are louder; nil if it is not one.

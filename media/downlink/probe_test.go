@@ -41,6 +41,7 @@ func (s *small) Probes() bool                                       { return tru
 func (s *small) Decide(*allocate.Track, *allocate.Decision)         {}
 func (s *small) Release(ticket int32, v pacer.Verdict, _ time.Time) {}
 func (s *small) Over()                                              {}
+func (s *small) Begin(time.Time)                                    {}
 
 func (s *small) Describe(time.Time) allocate.Track {
 	t := allocate.Track{ID: 1, Class: allocate.Rest, Most: allocate.Layer{Spatial: 1}, Now: allocate.Layer{}}

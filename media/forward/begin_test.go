@@ -18,6 +18,7 @@ import (
 	"parlor/media/downlink/allocate"
 	"parlor/media/downlink/feedback"
 	record "parlor/media/downlink/sent"
+	"parlor/media/forward/vp8"
 )
 
 // bottleneck is a path of a bitrate, with a queue of at most 300 ms and 20 ms each way, and
@@ -545,5 +546,47 @@ func TestKeyFramesThatAnotherAsksForBreakNoPicture(t *testing.T) {
 		require.Less(t, o.frozen, time.Second, "%v", o)
 		require.Less(t, o.overdue, uint64(20), "%v", o)
 		asking.Wait()
+	})
+}
+
+// While packets cannot arrive at a subscriber yet, nobody is asked for a keyframe and none is
+// forwarded: it would be lost. At the moment they can, one is asked for, and the picture begins
+// with it.
+func TestThePictureIsAskedForWhenItCanArrive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		track := newTestTrack(t, livekit.TrackType_VIDEO, vp8Config())
+		s := newSender(track, 1, vp8Config(), "", livekit.VideoQuality_HIGH)
+		path := downlink.New(nil)
+		send := func(key bool) {
+			s.at = time.Now()
+			s.frame(key, 2)
+			time.Sleep(frame)
+		}
+		send(true)
+		s.rtcp.take()
+		r := newReceiver(track, vp8Config(), func(c *ForwarderConfig) { c.Downlink = path })
+		for n := range 40 {
+			send(n == 10) // another subscriber has asked for it
+		}
+		r.f.SetSettings(Settings{Disabled: true})
+		r.f.SetSettings(Settings{Quality: livekit.VideoQuality_HIGH})
+		require.Zero(t, count[*rtcp.PictureLossIndication](s.rtcp.take()))
+		require.Empty(t, r.take())
+		require.Zero(t, r.first)
+		require.Zero(t, r.f.Stats().WriteErrors)
+
+		path.Connected()
+		require.Equal(t, 1, count[*rtcp.PictureLossIndication](s.rtcp.take()), "at once")
+		send(false)
+		require.Empty(t, r.take())
+		send(true)
+		send(false)
+		got := r.take()
+		require.Len(t, got, 4)
+		first, ok := vp8.Parse(got[0].Payload)
+		require.True(t, ok)
+		require.True(t, first.Key && first.Start)
+		require.Equal(t, 1, r.first)
+		require.Zero(t, count[*rtcp.PictureLossIndication](s.rtcp.take()))
 	})
 }

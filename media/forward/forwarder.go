@@ -264,6 +264,9 @@ func (f *Forwarder) resync(now int64) {
 
 // writeBurst forwards the packets of a burst that the subscriber needs.
 func (f *Forwarder) writeBurst(b *burst) {
+	if !f.downlink.Ready() {
+		return // what begins now would not have begun at the receiver
+	}
 	f.mu.Lock()
 	if f.closed {
 		f.mu.Unlock()
@@ -287,9 +290,7 @@ func (f *Forwarder) writeBurst(b *burst) {
 	if due.active {
 		f.tellState()
 	}
-	if waiting != nil {
-		waiting.requestKeyFrame(now, start)
-	}
+	f.request(waiting, now, start)
 }
 
 // flush tells the output that a burst is over, if the forwarder wrote packets of it.

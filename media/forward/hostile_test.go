@@ -15,7 +15,6 @@ import (
 	"github.com/pion/rtp"
 	"github.com/stretchr/testify/require"
 
-	"parlor/media/downlink"
 	"parlor/media/forward/dd/ddtest"
 )
 
@@ -294,7 +293,7 @@ func TestConcurrentUse(t *testing.T) {
 			}
 		})
 	}
-	down := downlink.New(nil)
+	down := connected()
 	for g := range 4 {
 		others.Go(func() {
 			for i := range 40 {

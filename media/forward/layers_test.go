@@ -11,7 +11,6 @@ import (
 	"github.com/pion/rtp"
 	"github.com/stretchr/testify/require"
 
-	"parlor/media/downlink"
 	"parlor/media/forward/dd/ddtest"
 	"parlor/media/forward/vp8"
 )
@@ -820,7 +819,7 @@ func TestCongestionStepsDown(t *testing.T) {
 func TestLimitStepsDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		track, q, h, f := simulcast(t)
-		down := downlink.New(nil)
+		down := connected()
 		r := newReceiver(track, vp8Config(), func(c *ForwarderConfig) { c.Downlink = down })
 		seconds := func(n int) livekit.VideoQuality {
 			for range n * 30 {

@@ -80,9 +80,7 @@ func (f *Forwarder) setLimit(l limit) {
 	}
 	start := !f.inStep
 	f.mu.Unlock()
-	if request != nil {
-		request.requestKeyFrame(f.track.since(time.Now()), start)
-	}
+	f.request(request, f.track.since(time.Now()), start)
 	if changed {
 		f.tellState()
 	}

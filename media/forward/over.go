@@ -10,6 +10,7 @@ import (
 	"parlor/media/downlink/allocate"
 	"parlor/media/downlink/pacer"
 	record "parlor/media/downlink/sent"
+	"parlor/media/forward/dd"
 	"parlor/media/forward/packet"
 )
 
@@ -110,6 +111,9 @@ func (o *overDownlink) Pad(size int, at time.Time) bool { return o.f.pad(size, a
 
 // Over implements downlink.Stream.
 func (o *overDownlink) Over() { o.f.flush() }
+
+// Begin implements downlink.Stream.
+func (o *overDownlink) Begin(at time.Time) { o.f.retarget(o.f.track.since(at)) }
 
 // Speaker implements downlink.Voice.
 func (o *overDownlink) Speaker() any {
@@ -223,7 +227,7 @@ func (f *Forwarder) deliver(p *packet.Packet, s *sent, sendTime [3]byte, kind re
 func (f *Forwarder) offer(p *packet.Packet, s *sent, kind record.Kind) (now bool) {
 	described := pacer.Packet{
 		Stream: f.cfg.SSRC, Size: p.Size, Kind: kind, KeyStart: beginsKey(p) && kind == record.Video, End: s.is(sentMarker),
-		Needless: kind == record.Repeat && f.extended(s.out) < f.keyAt,
+		Needless: kind == record.Repeat && f.extended(s.out) < f.keyAt, Disposable: f.disposable(p),
 	}
 	ticket := f.queue.put(queued{p, *s, kind})
 	verdict := f.downlink.Offer(f.now, described, &f.over, ticket)
@@ -243,6 +247,17 @@ func (f *Forwarder) offer(p *packet.Packet, s *sent, kind record.Kind) (now bool
 	return false
 }
 
+// disposable reports whether no other frame that is forwarded needs p's, and the receiver is
+// told so: one that goes by the sequence numbers alone would wait for what is missing. mu is
+// held.
+func (f *Forwarder) disposable(p *packet.Packet) bool {
+	if p.HasDD && f.cfg.Ext.DependencyDescriptor != 0 {
+		target := f.selector.target
+		return target >= 0 && p.DD.Indications[target] == dd.Discardable
+	}
+	return p.VP8.NonReference && p.VP8.TL0PicIdxOffset != 0
+}
+
 // extended is the number that a packet of the last ones left with, unwrapped. mu is held.
 func (f *Forwarder) extended(number uint16) int64 {
 	last := f.numbers.LastOut()
@@ -260,7 +275,7 @@ func (f *Forwarder) release(ticket int32, verdict pacer.Verdict, at time.Time) {
 	f.releaseLocked(&q, verdict, at)
 	f.mu.Unlock()
 	if verdict == pacer.DropAndAsk {
-		q.s.layer.requestKeyFrame(f.track.since(at), false)
+		f.request(q.s.layer, f.track.since(at), false)
 	}
 	q.p.Release()
 }

@@ -383,3 +383,43 @@ func TestWhatThePathDropsEndsThePicture(t *testing.T) {
 		requireContiguous(t, after)
 	})
 }
+
+// A frame that no other needs is dropped alone when it has waited for too long: no keyframe is
+// asked for, and what comes after it is sent. A receiver that is not told so has to get one.
+func TestAFrameThatNobodyNeedsIsDroppedAlone(t *testing.T) {
+	for _, told := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			n := newNarrow(t)
+			n.camera.layer.SetRTT(time.Second) // no answer is missed
+			n.frame(true, 1)
+			n.limit(1_200_000)
+			before := n.video.f.Stats().Overdue
+			n.camera.at = time.Now()
+			const packets = 90 // more than half a second
+			for i := range packets {
+				payload := n.camera.vp8Payload(i == 0, false, 2, 1000)
+				payload[0] |= 0x20
+				if !told { // without TL0PICIDX
+					payload[1] &^= 0x40
+					copy(payload[4:], payload[5:])
+				}
+				n.camera.layer.WriteRTP(n.camera.packet(i == packets-1, payload), n.camera.at)
+			}
+			n.camera.pic++
+			n.camera.ts += 3000
+			time.Sleep(300 * time.Millisecond)
+			n.video.take()
+			require.Greater(t, n.video.f.Stats().Overdue, before)
+			n.frame(false, 1)
+			time.Sleep(100 * time.Millisecond)
+			asked := count[*rtcp.PictureLossIndication](n.camera.rtcp.take())
+			if told {
+				require.Zero(t, asked)
+				require.Len(t, n.video.take(), 1, "the picture goes on")
+			} else {
+				require.Equal(t, 1, asked)
+				require.Empty(t, n.video.take())
+			}
+		})
+	}
+}

@@ -233,9 +233,7 @@ func (f *Forwarder) keyFrameNeeded(now int64) {
 	}
 	start := !f.inStep
 	f.mu.Unlock()
-	if l != nil {
-		l.requestKeyFrame(now, start)
-	}
+	f.request(l, now, start)
 }
 
 // receiverReports handles the report blocks about this stream (RFC 3550, section 6.4.1). It
@@ -271,9 +269,7 @@ func (f *Forwarder) tick(at time.Time, now int64) {
 		}
 		f.dirty.Store(true)
 	}
-	if request != nil {
-		request.requestKeyFrame(now, start)
-	}
+	f.request(request, now, start)
 	f.downlink.Tick(at)
 }
 

@@ -92,8 +92,19 @@ func (f *Forwarder) retarget(now int64) {
 	f.mu.Lock()
 	request, start := f.retargetLocked(false), !f.inStep
 	f.mu.Unlock()
-	if request != nil {
-		request.requestKeyFrame(now, start)
+	f.request(request, now, start)
+}
+
+// request requests a keyframe of l, if that is not nil. start: there is no picture without it.
+// Nobody is asked before packets can arrive at the subscriber: the keyframe would be lost, and
+// the next one be asked for only when the receiver has missed it.
+func (f *Forwarder) request(l *Layer, now int64, start bool) {
+	switch {
+	case l == nil:
+	case f.downlink.Ready():
+		l.requestKeyFrame(now, start)
+	default:
+		l.track.stir(now) // the layer may have to be resumed, which takes time too
 	}
 }
 
