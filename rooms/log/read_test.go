@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"path/filepath"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,6 +15,7 @@ import (
 	"parlor/rooms/guid"
 	"parlor/rooms/log"
 	"parlor/rooms/sqlite"
+	"parlor/rooms/sqlite/sqlitetest"
 )
 
 // world is a store with rooms in it.
@@ -25,7 +25,7 @@ type world struct {
 }
 
 func newWorld(t testing.TB) *world {
-	s, err := sqlite.Open(context.Background(), sqlite.Config{Path: filepath.Join(t.TempDir(), "parlor.db")})
+	s, err := sqlite.Open(context.Background(), sqlite.Config{Path: sqlitetest.Path(t)})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, s.Close(context.Background())) })
 	return &world{t, s}

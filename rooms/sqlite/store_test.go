@@ -11,6 +11,7 @@ import (
 	"parlor/rooms"
 	"parlor/rooms/guid"
 	"parlor/rooms/log"
+	"parlor/rooms/sqlite/sqlitetest"
 
 	"github.com/livekit/protocol/livekit"
 	"github.com/stretchr/testify/require"
@@ -27,7 +28,7 @@ func openAt(t testing.TB, path string) *Store {
 
 func openNew(t testing.TB) *Store {
 	t.Helper()
-	return openAt(t, filepath.Join(t.TempDir(), "parlor.db"))
+	return openAt(t, sqlitetest.Path(t))
 }
 
 // submit is Submit with a wait for the outcome.

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -23,6 +22,7 @@ import (
 	"parlor/rooms/guid"
 	"parlor/rooms/log"
 	"parlor/rooms/sqlite"
+	"parlor/rooms/sqlite/sqlitetest"
 	"parlor/server/events"
 )
 
@@ -33,7 +33,7 @@ type fixture struct {
 }
 
 func newFixture(t testing.TB) *fixture {
-	s, err := sqlite.Open(context.Background(), sqlite.Config{Path: filepath.Join(t.TempDir(), "parlor.db")})
+	s, err := sqlite.Open(context.Background(), sqlite.Config{Path: sqlitetest.Path(t)})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, s.Close(context.Background())) })
 	h := events.New(&log.Reader{Store: s}, slog.New(slog.NewTextHandler(t.Output(), nil)), 2)
