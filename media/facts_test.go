@@ -3,7 +3,6 @@ package media
 import (
 	"bytes"
 	"context"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -13,6 +12,7 @@ import (
 
 	"parlor/rooms"
 	"parlor/rooms/sqlite"
+	"parlor/rooms/sqlite/sqlitetest"
 )
 
 // told is the outlet of a client. It collects the tracks that the client may send.
@@ -31,7 +31,7 @@ func (told) Attached() bool              { return true }
 // house is a real rooms.Rooms.
 func house(t *testing.T) *rooms.Rooms {
 	t.Helper()
-	store, err := sqlite.Open(context.Background(), sqlite.Config{Path: filepath.Join(t.TempDir(), "parlor.db")})
+	store, err := sqlite.Open(context.Background(), sqlite.Config{Path: sqlitetest.Path(t)})
 	require.NoError(t, err)
 	rs := rooms.New(rooms.Config{Store: store, Log: testLog(t), AutoCreate: true, RestartGrace: time.Minute})
 	require.NoError(t, rs.Open(context.Background()))

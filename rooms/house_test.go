@@ -3,7 +3,6 @@ package rooms_test
 import (
 	"context"
 	"log/slog"
-	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -16,6 +15,7 @@ import (
 	"parlor/rooms"
 	"parlor/rooms/log"
 	"parlor/rooms/sqlite"
+	"parlor/rooms/sqlite/sqlitetest"
 )
 
 // house is the domain with a real database file.
@@ -31,7 +31,7 @@ type option func(*rooms.Config)
 
 func newHouse(t *testing.T, opts ...option) *house {
 	t.Helper()
-	h := &house{t: t, path: filepath.Join(t.TempDir(), "parlor.db")}
+	h := &house{t: t, path: sqlitetest.Path(t)}
 	h.open(opts...)
 	t.Cleanup(h.close)
 	return h

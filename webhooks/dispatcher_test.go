@@ -112,6 +112,7 @@ func TestOutagesLoseNothing(t *testing.T) {
 					continue
 				}
 				t.Run(fmt.Sprint(name, "/", ordering, "/", length), func(t *testing.T) {
+					t.Parallel()
 					synctest.Test(t, func(t *testing.T) {
 						w, r, back := outage(t, webhooks.Config{Ordering: ordering}, length, down)
 						during := len(r.requests())

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"net/http/httptest"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -23,6 +22,7 @@ import (
 	"parlor/rooms"
 	eventlog "parlor/rooms/log"
 	"parlor/rooms/sqlite"
+	"parlor/rooms/sqlite/sqlitetest"
 	"parlor/server/access"
 	"parlor/server/agents"
 	"parlor/server/unpack"
@@ -60,7 +60,7 @@ type house struct {
 
 func newHouse(t *testing.T, with ...func(*house)) *house {
 	t.Helper()
-	h := &house{t: t, path: filepath.Join(t.TempDir(), "parlor.db"), grace: patience, join: patience, limit: 2 << 20}
+	h := &house{t: t, path: sqlitetest.Path(t), grace: patience, join: patience, limit: 2 << 20}
 	for _, f := range with {
 		f(h)
 	}

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -23,6 +22,7 @@ import (
 	"parlor/rooms"
 	"parlor/rooms/log"
 	"parlor/rooms/sqlite"
+	"parlor/rooms/sqlite/sqlitetest"
 	"parlor/server/access"
 	"parlor/server/api"
 	"parlor/server/config"
@@ -49,7 +49,7 @@ type house struct {
 func open(t *testing.T, with ...func(*rooms.Config)) *house {
 	t.Helper()
 	logger := slog.New(slog.DiscardHandler)
-	store, err := sqlite.Open(t.Context(), sqlite.Config{Path: filepath.Join(t.TempDir(), "parlor.db"), Log: logger})
+	store, err := sqlite.Open(t.Context(), sqlite.Config{Path: sqlitetest.Path(t), Log: logger})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, store.Close(context.Background())) })
 	h := &house{t: t, store: store, verifier: access.NewVerifier(map[string]string{key: secret})}

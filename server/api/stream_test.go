@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"path/filepath"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,6 +17,7 @@ import (
 	"parlor/rooms"
 	"parlor/rooms/log"
 	"parlor/rooms/sqlite"
+	"parlor/rooms/sqlite/sqlitetest"
 	"parlor/server/access"
 	"parlor/server/api"
 	"parlor/server/events"
@@ -68,7 +68,7 @@ func TestAStreamEndsWithItsToken(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				logger := slog.New(slog.DiscardHandler)
-				store, err := sqlite.Open(t.Context(), sqlite.Config{Path: filepath.Join(t.TempDir(), "parlor.db"), Log: logger})
+				store, err := sqlite.Open(t.Context(), sqlite.Config{Path: sqlitetest.Path(t), Log: logger})
 				require.NoError(t, err)
 				defer func() { require.NoError(t, store.Close(context.Background())) }()
 				rs := rooms.New(rooms.Config{Store: store, Moderation: store, Log: logger})

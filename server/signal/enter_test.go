@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -24,6 +23,7 @@ import (
 	"parlor/media"
 	"parlor/rooms"
 	"parlor/rooms/sqlite"
+	"parlor/rooms/sqlite/sqlitetest"
 	"parlor/server/access"
 	"parlor/server/devices"
 )
@@ -53,7 +53,7 @@ const secret = "a secret that is long enough for anybody"
 
 func newEntrance(t *testing.T) *entrance {
 	log := slog.New(slog.DiscardHandler)
-	store, err := sqlite.Open(context.Background(), sqlite.Config{Path: filepath.Join(t.TempDir(), "parlor.db")})
+	store, err := sqlite.Open(context.Background(), sqlite.Config{Path: sqlitetest.Path(t)})
 	require.NoError(t, err)
 	house := rooms.New(rooms.Config{Store: store, Log: log, AutoCreate: true, RestartGrace: time.Minute})
 	require.NoError(t, house.Open(context.Background()))

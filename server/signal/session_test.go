@@ -3,7 +3,6 @@ package signal
 import (
 	"context"
 	"log/slog"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -15,6 +14,7 @@ import (
 
 	"parlor/rooms"
 	"parlor/rooms/sqlite"
+	"parlor/rooms/sqlite/sqlitetest"
 )
 
 // stuck is an outlet that can block, and the room with it.
@@ -69,7 +69,7 @@ func (silentTrack) AudioLevel() (float32, bool) { return 0, false }
 // read only then: however busy the room is, changes do not pile up.
 func TestAPermissionIsDoneBeforeTheNextMessage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store, err := sqlite.Open(context.Background(), sqlite.Config{Path: filepath.Join(t.TempDir(), "parlor.db")})
+		store, err := sqlite.Open(context.Background(), sqlite.Config{Path: sqlitetest.Path(t)})
 		require.NoError(t, err)
 		house := rooms.New(rooms.Config{Store: store, Log: slog.New(slog.DiscardHandler), AutoCreate: true, RestartGrace: time.Minute})
 		require.NoError(t, house.Open(context.Background()))
