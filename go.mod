@@ -97,7 +97,7 @@ require (
 	github.com/pion/datachannel v1.6.3 // indirect
 	github.com/pion/mdns/v2 v2.2.2 // indirect
 	github.com/pion/randutil v0.1.0 // indirect
-	github.com/pion/sctp v1.12.0 // indirect
+	github.com/pion/sctp v1.12.1 // indirect
 	github.com/pion/transport/v4 v4.1.0 // indirect
 	github.com/prometheus/common v0.72.0 // indirect
 	github.com/prometheus/procfs v0.22.0 // indirect
@@ -126,6 +126,8 @@ require (
 )
 
 replace buf.build/go/protoyaml => ./server/lean/protoyaml
+
+replace github.com/pion/sctp => ./media/sctp
 
 replace gopkg.in/yaml.v3 => ./server/lean/yaml
 
