@@ -19,7 +19,7 @@ type counters struct {
 	unknownSections, streamFloods              atomic.Uint64
 	ownTransports, iceRestarts                 atomic.Uint64
 	badFeedback, excessFeedback                atomic.Uint64
-	badSRTP, intakeOverflow                    atomic.Uint64
+	badSRTP, badSCTP, intakeOverflow           atomic.Uint64
 }
 
 // Stats are an engine's counts. A field counts since the engine began, unless its comment
@@ -49,6 +49,7 @@ type Stats struct {
 	// the client sent too many.
 	ExcessFeedback uint64
 	BadSRTP        uint64 // packets of clients that were malformed or not authentic
+	BadSCTP        uint64 // clients that had to reconnect because their SCTP asked too much or broke its rules
 
 	TCPConns     int64  // ICE-TCP connections now
 	TCPStrangers int64  // those that have not yet shown that they belong to a client, now
@@ -96,7 +97,7 @@ func (e *Engine) Stats() Stats {
 		UnknownSections: c.unknownSections.Load(), StreamFloods: c.streamFloods.Load(),
 		ChannelFloods: c.channelFloods.Load(), JoinFailures: c.joinFailures.Load(), Timeouts: c.timeouts.Load(),
 		OwnTransports: c.ownTransports.Load(), ICERestarts: c.iceRestarts.Load(), BadFeedback: c.badFeedback.Load(),
-		ExcessFeedback: c.excessFeedback.Load(), BadSRTP: c.badSRTP.Load(),
+		ExcessFeedback: c.excessFeedback.Load(), BadSRTP: c.badSRTP.Load(), BadSCTP: c.badSCTP.Load(),
 		TCPConns: e.net.tcpCounts.Open.Load(), TCPStrangers: e.net.tcpCounts.Strangers.Load(), TCPFailures: e.net.tcpCounts.Failures.Load(),
 		TCPRefused: e.net.tcpCounts.Refused.Load(), TCPOverflow: e.net.tcpCounts.Overflow.Load(), TCPOverdue: e.net.tcpCounts.Overdue.Load(),
 		UDPUnknown: e.net.muxed.Unknown.Load(), UDPSources: e.net.muxed.Sources.Load(),

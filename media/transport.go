@@ -12,6 +12,7 @@ import (
 
 	"github.com/pion/ice/v4"
 	"github.com/pion/rtcp"
+	"github.com/pion/sctp"
 	"github.com/pion/stun/v4"
 	"github.com/pion/webrtc/v4"
 
@@ -173,8 +174,14 @@ func (p *Peer) watch(t *transport) {
 		ssrc, rid := uint32(track.SSRC()), track.RID() // before pion gives the track another SSRC
 		p.post(func() { p.remoteStream(t, ssrc, rid, receiver) })
 	})
-	t.pc.SCTP().OnClose(func(error) {
-		p.post(func() { p.closedByClient(t) })
+	t.pc.SCTP().OnClose(func(err error) {
+		p.post(func() {
+			if errors.Is(err, sctp.ErrProtocolViolation) {
+				p.engine.counters.badSCTP.Add(1)
+				p.needsReconnect("its SCTP association was aborted: " + err.Error())
+			}
+			p.closedByClient(t)
+		})
 	})
 	t.pc.OnDataChannel(func(dc *webrtc.DataChannel) { p.data.accept(dc) })
 }

@@ -72,6 +72,9 @@ var (
 
 	// ErrAssociationRestarted reports a write interrupted by a peer restart.
 	ErrAssociationRestarted = errors.New("remote SCTP association restarted")
+
+	// ErrProtocolViolation reports that we aborted the association for what the peer did.
+	ErrProtocolViolation = errors.New("protocol violation") // Parlor: AcceptStream returns it
 )
 
 const (
@@ -189,7 +192,11 @@ const (
 	// see getMaxTSNOffset.
 	maxTSNOffset = 40000
 	// maxReconfigRequests is the maximum number of reconfig requests we will keep outstanding.
-	maxReconfigRequests = 1000
+	maxReconfigRequests = 256 // Parlor: was 1000
+
+	// Parlor: bounds of what is answered. A peer that asks for more is aborted.
+	maxAnswered  = 16   // chunks of one packet
+	maxUnwritten = 1024 // answers that wait for the network
 
 	// TLR Adaptive burst mitigation uses quarter-MTU units.
 	// 1 MTU == 4 units, 0.25 MTU == 1 unit.
@@ -275,6 +282,7 @@ type Association struct {
 
 	willSendAbort      bool
 	willSendAbortCause errorCause
+	violation          error // Parlor: why we abort the association, or nil
 	abortSentOnce      sync.Once
 	abortSentCh        chan struct{}
 
@@ -282,6 +290,8 @@ type Association struct {
 	myNextRSN        uint32
 	reconfigs        map[uint32]*chunkReconfig
 	reconfigRequests map[uint32]*paramOutgoingResetRequest
+
+	answered int // Parlor: how many chunks of the present packet were answered
 
 	// Non-RFC internal data
 	sourcePort              uint16
@@ -2068,6 +2078,7 @@ func (a *Association) partialReliabilityEnabled() bool {
 // The caller should hold the lock.
 func (a *Association) abortProtocolViolation(reason string) {
 	a.log.Warnf("[%s] protocol violation: %s", a.name, reason)
+	a.violation = fmt.Errorf("%w: %s", ErrProtocolViolation, reason) // Parlor
 	a.willSendAbort = true
 	a.willSendAbortCause = &errorCauseProtocolViolation{
 		errorCauseHeader:      errorCauseHeader{code: protocolViolation},
@@ -2647,6 +2658,13 @@ func (a *Association) handleData(chunkPayload *chunkPayloadData) []*packet {
 		a.name, chunkPayload.tsn, chunkPayload.immediateSack, len(chunkPayload.userData))
 	a.stats.incDATAs()
 
+	// Parlor: RFC 9260 section 6.2 requires it. The receive window would not bound such chunks.
+	if len(chunkPayload.userData) == 0 {
+		a.abortProtocolViolation("received DATA without user data")
+
+		return nil
+	}
+
 	if state == shutdownSent {
 		// RFC 9260 Sections 6 and 9.2 require DATA received in
 		// SHUTDOWN-SENT to be acknowledged without delay and answered with a
@@ -2701,7 +2719,8 @@ func (a *Association) acceptPayloadData(chunkPayload *chunkPayloadData) bool {
 
 	// Receive buffer is full
 	lastTSN, ok := a.payloadQueue.getLastTSNReceived()
-	if !ok || !sna32LT(chunkPayload.tsn, lastTSN) {
+	// Parlor: the second bound is new.
+	if !ok || !sna32LT(chunkPayload.tsn, lastTSN) || a.bytesQueued()/2 >= uint64(a.maxReceiveBufferSize) {
 		a.log.Debugf(
 			"[%s] receive buffer full. dropping DATA with tsn=%d ssn=%d",
 			a.name, chunkPayload.tsn, chunkPayload.streamSequenceNumber,
@@ -2721,6 +2740,13 @@ func (a *Association) acceptPayloadData(chunkPayload *chunkPayloadData) bool {
 // The caller should hold the lock.
 func (a *Association) pushPayloadDataToStream(stream *Stream, chunkPayload *chunkPayloadData) bool {
 	a.payloadQueue.push(chunkPayload.tsn)
+
+	// Parlor: a small chunk must not keep the whole packet in memory.
+	chunkPayload.raw = nil
+	if len(chunkPayload.userData) < 512 {
+		chunkPayload.userData = bytes.Clone(chunkPayload.userData)
+	}
+
 	if err := stream.handleData(chunkPayload); err != nil {
 		a.abortProtocolViolation(err.Error())
 
@@ -2742,24 +2768,22 @@ func (a *Association) handlePeerLastTSNAndAcknowledgement(sackImmediately bool) 
 	//   if possible
 	// Meaning, if peerLastTSN+1 points to a chunk that is received,
 	// advance peerLastTSN until peerLastTSN+1 points to unreceived chunk.
-	for {
-		if popOk := a.payloadQueue.pop(false); !popOk {
-			break
-		}
+	advanced := false
+	for a.payloadQueue.pop(false) {
+		advanced = true
+	}
 
+	// Parlor: once for all TSNs, and only of what is performed, is the peer told. That a
+	// request waits it was told when it asked.
+	if advanced {
 		for _, rstReq := range a.reconfigRequests {
-			resp := a.resetStreamsIfAny(rstReq)
-			if resp != nil {
-				a.log.Debugf("[%s] RESET RESPONSE: %+v", a.name, resp)
-				reply = append(reply, resp)
+			if sna32LTE(rstReq.senderLastTSN, a.peerLastTSN()) {
+				reply = append(reply, a.resetStreamsIfAny(rstReq))
 			}
 		}
 	}
 
-	hasPacketLoss := (a.payloadQueue.size() > 0)
-	if hasPacketLoss {
-		a.log.Tracef("[%s] packetloss: %s", a.name, a.payloadQueue.getGapAckBlocksString())
-	}
+	hasPacketLoss := (a.payloadQueue.size() > 0) // Parlor: no text of the gaps is made for a log
 
 	// RFC 4960 $6.7: SHOULD ack immediately when detecting a gap.
 	if sackImmediately || hasPacketLoss || a.ackMode == ackModeNoDelay {
@@ -2785,16 +2809,22 @@ func (a *Association) handlePeerLastTSNAndAcknowledgement(sackImmediately bool) 
 
 // The caller should hold the lock.
 func (a *Association) getMyReceiverWindowCredit() uint32 {
-	var bytesQueued uint32
-	for _, s := range a.streams {
-		bytesQueued += uint32(s.getNumBytesInReassemblyQueue()) //nolint:gosec // G115
-	}
-
-	if bytesQueued >= a.maxReceiveBufferSize {
+	bytesQueued := a.bytesQueued()
+	if bytesQueued >= uint64(a.maxReceiveBufferSize) {
 		return 0
 	}
 
-	return a.maxReceiveBufferSize - bytesQueued
+	return a.maxReceiveBufferSize - uint32(bytesQueued) //nolint:gosec // G115
+}
+
+// bytesQueued is what the chunks take that nobody has read. The caller should hold the lock.
+func (a *Association) bytesQueued() uint64 {
+	var n uint64
+	for _, s := range a.streams {
+		n += uint64(s.getNumBytesInReassemblyQueue()) //nolint:gosec // G115
+	}
+
+	return n
 }
 
 // OpenStream opens a stream.
@@ -2817,6 +2847,12 @@ func (a *Association) OpenStream(
 func (a *Association) AcceptStream() (*Stream, error) {
 	s, ok := <-a.acceptCh
 	if !ok {
+		a.lock.RLock()
+		defer a.lock.RUnlock()
+		if a.violation != nil { // Parlor
+			return nil, a.violation
+		}
+
 		return nil, io.EOF // no more incoming streams
 	}
 
@@ -2908,7 +2944,13 @@ func (a *Association) processSelectiveAck(selectiveAckChunk *chunkSelectiveAck) 
 				fmt.Errorf("%w: %v", ErrInflightQueueTSNPop, selectiveAckChunk.cumulativeTSNAck)
 		}
 	}
+	marked := 0
 	for _, gap := range selectiveAckChunk.gapAckBlocks {
+		// Parlor: blocks that overlap would be worked off again and again.
+		if marked += int(gap.end) - int(gap.start) + 1; marked > 2*a.inflightQueue.size() {
+			return nil, 0, time.Time{}, 0, false,
+				fmt.Errorf("%w: overlapping Gap Ack Blocks", ErrTSNRequestNotExist)
+		}
 		if gap.start == 0 {
 			return nil, 0, time.Time{}, 0, false,
 				fmt.Errorf("%w: %v", ErrTSNRequestNotExist, selectiveAckChunk.cumulativeTSNAck)
@@ -3754,9 +3796,15 @@ func (a *Association) handleForwardTSN(chunkTSN *chunkForwardTSN) []*packet {
 	// Report new peerLastTSN value and abandoned largest SSN value to
 	// corresponding streams so that the abandoned chunks can be removed
 	// from the reassemblyQueue.
+	greatest := map[uint16]uint16{} // Parlor: a stream that is listed often is gone through once
 	for _, forwarded := range chunkTSN.streams {
-		if s, ok := a.streams[forwarded.identifier]; ok {
-			s.handleForwardTSNForOrdered(forwarded.sequence)
+		if ssn, ok := greatest[forwarded.identifier]; !ok || sna16LT(ssn, forwarded.sequence) {
+			greatest[forwarded.identifier] = forwarded.sequence
+		}
+	}
+	for id, ssn := range greatest {
+		if s, ok := a.streams[id]; ok {
+			s.handleForwardTSNForOrdered(ssn)
 		}
 	}
 
@@ -3840,10 +3888,11 @@ func (a *Association) handleReconfigParam(raw param) (*packet, error) {
 	switch par := raw.(type) {
 	case *paramOutgoingResetRequest:
 		a.log.Tracef("[%s] handleReconfigParam (OutgoingResetRequest)", a.name)
-		if a.peerLastTSN() < par.senderLastTSN && len(a.reconfigRequests) >= maxReconfigRequests {
-			// We have too many reconfig requests outstanding. Drop the request and let
-			// the peer retransmit. A well behaved peer should only have 1 outstanding
-			// reconfig request.
+		// Parlor: the TSNs are compared as serial numbers, and the association is aborted.
+		if sna32LT(a.peerLastTSN(), par.senderLastTSN) && len(a.reconfigRequests) >= maxReconfigRequests {
+			a.abortProtocolViolation(ErrTooManyReconfigRequests.Error())
+			// We have too many reconfig requests outstanding. A well behaved peer should
+			// only have 1 outstanding reconfig request.
 			//
 			// RFC 6525: https://www.rfc-editor.org/rfc/rfc6525.html#section-5.1.1
 			//    At any given time, there MUST NOT be more than one request in flight.
@@ -4356,6 +4405,7 @@ func (a *Association) handleChunksStart() {
 
 	a.stats.incPacketsReceived()
 
+	a.answered = 0
 	a.delayedAckTriggered = false
 	a.immediateAckTriggered = false
 }
@@ -4378,6 +4428,10 @@ func (a *Association) handleChunksEnd() {
 func (a *Association) handleChunk(receivedPacket *packet, receivedChunk chunk) error { //nolint:cyclop
 	a.lock.Lock()
 	defer a.lock.Unlock()
+
+	if a.violation != nil { // Parlor: the readLoop ends
+		return a.violation
+	}
 
 	if a.restartGeneration != 0 && !a.validRestartPacket(receivedPacket, receivedChunk) {
 		return nil
@@ -4470,6 +4524,12 @@ func (a *Association) handleChunk(receivedPacket *packet, receivedChunk chunk) e
 	}
 
 	if len(packets) > 0 {
+		// Parlor: what is answered is bounded.
+		if a.answered++; a.answered > maxAnswered || a.controlQueue.size() > maxUnwritten {
+			a.abortProtocolViolation("too much to answer")
+
+			return nil
+		}
 		a.controlQueue.pushAll(packets)
 		a.awakeWriteLoop()
 	}

@@ -89,12 +89,13 @@ func (s *chunkSelectiveAck) unmarshal(raw []byte) error {
 
 	s.cumulativeTSNAck = binary.BigEndian.Uint32(s.raw[0:])
 	s.advertisedReceiverWindowCredit = binary.BigEndian.Uint32(s.raw[4:])
-	s.gapAckBlocks = make([]gapAckBlock, binary.BigEndian.Uint16(s.raw[8:]))
-	s.duplicateTSN = make([]uint32, binary.BigEndian.Uint16(s.raw[10:]))
-
-	if len(s.raw) != selectiveAckHeaderSize+(4*len(s.gapAckBlocks)+(4*len(s.duplicateTSN))) {
+	// Parlor: the length is compared before memory is taken.
+	gaps, duplicates := int(binary.BigEndian.Uint16(s.raw[8:])), int(binary.BigEndian.Uint16(s.raw[10:]))
+	if len(s.raw) != selectiveAckHeaderSize+4*gaps+4*duplicates {
 		return ErrSackSizeNotMatchPredicted
 	}
+	s.gapAckBlocks = make([]gapAckBlock, gaps)
+	s.duplicateTSN = make([]uint32, duplicates)
 
 	offset := selectiveAckHeaderSize
 	for i := range s.gapAckBlocks {

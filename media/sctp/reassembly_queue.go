@@ -6,26 +6,33 @@ package sctp
 import (
 	"errors"
 	"io"
+	"slices"
 	"sort"
 	"sync/atomic"
 )
 
-func sortChunksByTSN(a []*chunkPayloadData) {
-	sort.Slice(a, func(i, j int) bool {
-		return sna32LT(a[i].tsn, a[j].tsn)
-	})
+// minChunkCost is about what a chunk takes in memory beside its user data.
+//
+// Parlor: the receive window counts no chunk as less. Without that, small chunks would not be
+// bounded.
+const minChunkCost = 256
+
+func (p *chunkPayloadData) cost() uint64 {
+	return max(uint64(len(p.userData)), minChunkCost)
 }
 
-func sortChunksBySSN(a []*chunkSet) {
-	sort.Slice(a, func(i, j int) bool {
-		return sna16LT(a[i].ssn, a[j].ssn)
-	})
+// Parlor: a chunk is inserted where it belongs. To sort all with each is quadratic.
+
+func insertByTSN(a []*chunkPayloadData, chunk *chunkPayloadData) ([]*chunkPayloadData, int) {
+	at := sort.Search(len(a), func(i int) bool { return sna32GT(a[i].tsn, chunk.tsn) })
+
+	return slices.Insert(a, at, chunk), at
 }
 
-func sortChunksByFSN(a []*chunkPayloadData) {
-	sort.Slice(a, func(i, j int) bool {
-		return sna32LT(a[i].fragmentSequenceNumber, a[j].fragmentSequenceNumber)
-	})
+func insertBySSN(a []*chunkSet, set *chunkSet) []*chunkSet {
+	at := sort.Search(len(a), func(i int) bool { return sna16GT(a[i].ssn, set.ssn) })
+
+	return slices.Insert(a, at, set)
 }
 
 func insertChunkSetByMID(a []*chunkSetMID, cset *chunkSetMID) []*chunkSetMID {
@@ -65,9 +72,7 @@ func (set *chunkSet) push(chunk *chunkPayloadData) bool {
 }
 
 func (set *chunkSet) pushNoDuplicate(chunk *chunkPayloadData) bool {
-	// append and sort
-	set.chunks = append(set.chunks, chunk)
-	sortChunksByTSN(set.chunks)
+	set.chunks, _ = insertByTSN(set.chunks, chunk)
 
 	// Check if we now have a complete set
 	complete := set.isComplete()
@@ -76,13 +81,9 @@ func (set *chunkSet) pushNoDuplicate(chunk *chunkPayloadData) bool {
 }
 
 func (set *chunkSet) hasTSN(tsn uint32) bool {
-	for _, c := range set.chunks {
-		if c.tsn == tsn {
-			return true
-		}
-	}
+	at := sort.Search(len(set.chunks), func(i int) bool { return sna32GTE(set.chunks[i].tsn, tsn) }) // Parlor
 
-	return false
+	return at < len(set.chunks) && set.chunks[at].tsn == tsn
 }
 
 func (set *chunkSet) isComplete() bool {
@@ -109,25 +110,14 @@ func (set *chunkSet) isComplete() bool {
 	}
 
 	// 3.
-	var lastTSN uint32
-	for i, chunk := range set.chunks {
-		if i > 0 {
-			// Fragments must have contiguous TSN
-			// From RFC 4960 Section 3.3.1:
-			//   When a user message is fragmented into multiple chunks, the TSNs are
-			//   used by the receiver to reassemble the message.  This means that the
-			//   TSNs for each fragment of a fragmented user message MUST be strictly
-			//   sequential.
-			if chunk.tsn != lastTSN+1 {
-				// mid or end fragment is missing
-				return false
-			}
-		}
-
-		lastTSN = chunk.tsn
-	}
-
-	return true
+	// Fragments must have contiguous TSN
+	// From RFC 4960 Section 3.3.1:
+	//   When a user message is fragmented into multiple chunks, the TSNs are
+	//   used by the receiver to reassemble the message.  This means that the
+	//   TSNs for each fragment of a fragmented user message MUST be strictly
+	//   sequential.
+	// Parlor: they are sorted and no two are equal, so the ends say it.
+	return set.chunks[nChunks-1].tsn-set.chunks[0].tsn == uint32(nChunks-1) //nolint:gosec // G115
 }
 
 // chunkSetMID is a set of chunks that share the same MID.
@@ -150,17 +140,17 @@ func (set *chunkSetMID) pushAndCheck(chunk *chunkPayloadData) (complete bool, ac
 		return false, false
 	}
 
-	for _, c := range set.chunks {
-		if c.fragmentSequenceNumber == chunk.fragmentSequenceNumber {
-			return false, false
-		}
+	at := sort.Search(len(set.chunks), func(i int) bool { // Parlor
+		return sna32GTE(set.chunks[i].fragmentSequenceNumber, chunk.fragmentSequenceNumber)
+	})
+	if at < len(set.chunks) && set.chunks[at].fragmentSequenceNumber == chunk.fragmentSequenceNumber {
+		return false, false
 	}
 
-	set.chunks = append(set.chunks, chunk)
+	set.chunks = slices.Insert(set.chunks, at, chunk)
 	if chunk.beginningFragment {
 		set.ppi = chunk.payloadType
 	}
-	sortChunksByFSN(set.chunks)
 
 	return set.isComplete(), true
 }
@@ -183,17 +173,8 @@ func (set *chunkSetMID) isComplete() bool {
 		return false
 	}
 
-	lastFSN := set.chunks[0].fragmentSequenceNumber
-	for i, chunk := range set.chunks {
-		if i > 0 {
-			if chunk.fragmentSequenceNumber != lastFSN+1 {
-				return false
-			}
-		}
-		lastFSN = chunk.fragmentSequenceNumber
-	}
-
-	return true
+	// Parlor: they are sorted and no two are equal, so the ends say it.
+	return set.chunks[nChunks-1].fragmentSequenceNumber == uint32(nChunks-1) //nolint:gosec // G115
 }
 
 type reassemblyQueue struct {
@@ -299,12 +280,12 @@ func (r *reassemblyQueue) pushWithError(chunk *chunkPayloadData) (bool, error) {
 		}
 
 		// First, insert into unorderedChunks array
-		r.unorderedChunks = append(r.unorderedChunks, chunk)
-		atomic.AddUint64(&r.nBytes, uint64(len(chunk.userData)))
-		sortChunksByTSN(r.unorderedChunks)
+		var at int
+		r.unorderedChunks, at = insertByTSN(r.unorderedChunks, chunk)
+		atomic.AddUint64(&r.nBytes, chunk.cost())
 
 		// Scan unorderedChunks that are contiguous (in TSN)
-		cset = r.findCompleteUnorderedChunkSet()
+		cset = r.findCompleteUnorderedChunkSet(at)
 
 		// If found, append the complete set to the unordered array
 		if cset != nil {
@@ -324,17 +305,20 @@ func (r *reassemblyQueue) pushWithError(chunk *chunkPayloadData) (bool, error) {
 
 	// Check if a fragmented chunkSet with the fragmented SSN already exists
 	if chunk.isFragmented() {
-		for _, set := range r.ordered {
+		first := sort.Search(len(r.ordered), func(i int) bool { // Parlor
+			return sna16GTE(r.ordered[i].ssn, chunk.streamSequenceNumber)
+		})
+		for _, set := range r.ordered[first:] {
+			if set.ssn != chunk.streamSequenceNumber {
+				break
+			}
 			// nolint:godox
 			// TODO: add caution around SSN wrapping here... this helps only a little bit
 			// by ensuring we don't add to an unfragmented cset (1 chunk). There's
 			// a case where if the SSN does wrap around, we may see the same SSN
 			// for a different chunk.
 
-			// nolint:godox
-			// TODO: this slice can get pretty big; it may be worth maintaining a map
-			// for O(1) lookups at the cost of 2x memory.
-			if set.ssn == chunk.streamSequenceNumber && set.chunks[0].isFragmented() {
+			if set.chunks[0].isFragmented() {
 				cset = set
 
 				break
@@ -351,13 +335,10 @@ func (r *reassemblyQueue) pushWithError(chunk *chunkPayloadData) (bool, error) {
 	}
 	if cset == nil {
 		cset = newChunkSet(chunk.streamSequenceNumber, chunk.payloadType)
-		r.ordered = append(r.ordered, cset)
-		if !chunk.unordered {
-			sortChunksBySSN(r.ordered)
-		}
+		r.ordered = insertBySSN(r.ordered, cset)
 	}
 
-	atomic.AddUint64(&r.nBytes, uint64(len(chunk.userData)))
+	atomic.AddUint64(&r.nBytes, chunk.cost())
 
 	return cset.pushNoDuplicate(chunk), nil
 }
@@ -396,7 +377,7 @@ func (r *reassemblyQueue) pushUnorderedIData(chunk *chunkPayloadData) (bool, err
 		return false, nil
 	}
 
-	atomic.AddUint64(&r.nBytes, uint64(len(chunk.userData)))
+	atomic.AddUint64(&r.nBytes, chunk.cost())
 	if complete {
 		delete(r.unorderedMIDMap, chunk.messageIdentifier)
 		r.unorderedMID = append(r.unorderedMID, cset)
@@ -430,7 +411,7 @@ func (r *reassemblyQueue) pushOrderedIData(chunk *chunkPayloadData) (bool, error
 		return false, nil
 	}
 
-	atomic.AddUint64(&r.nBytes, uint64(len(chunk.userData)))
+	atomic.AddUint64(&r.nBytes, chunk.cost())
 
 	return complete, nil
 }
@@ -449,52 +430,24 @@ func (r *reassemblyQueue) hasQueuedUnorderedMID(mid uint32) bool {
 	return false
 }
 
-func (r *reassemblyQueue) findCompleteUnorderedChunkSet() *chunkSet {
-	startIdx := -1
-	nChunks := 0
-	var lastTSN uint32
-	var found bool
-
-	for i, chunk := range r.unorderedChunks {
-		// seek beigining
-		if chunk.beginningFragment {
-			startIdx = i
-			nChunks = 1
-			lastTSN = chunk.tsn
-
-			if chunk.endingFragment {
-				found = true
-
-				break
-			}
-
-			continue
+// Parlor: looks only around the chunk that has come: no other can have completed a message.
+func (r *reassemblyQueue) findCompleteUnorderedChunkSet(at int) *chunkSet {
+	all := r.unorderedChunks
+	startIdx := at
+	for !all[startIdx].beginningFragment {
+		if startIdx == 0 || all[startIdx-1].tsn+1 != all[startIdx].tsn || all[startIdx-1].endingFragment {
+			return nil
 		}
-
-		if startIdx < 0 {
-			continue
-		}
-
-		// Check if contiguous in TSN
-		if chunk.tsn != lastTSN+1 {
-			startIdx = -1
-
-			continue
-		}
-
-		lastTSN = chunk.tsn
-		nChunks++
-
-		if chunk.endingFragment {
-			found = true
-
-			break
-		}
+		startIdx--
 	}
-
-	if !found {
-		return nil
+	last := at
+	for !all[last].endingFragment {
+		if last+1 == len(all) || all[last].tsn+1 != all[last+1].tsn || all[last+1].beginningFragment {
+			return nil
+		}
+		last++
 	}
+	nChunks := last - startIdx + 1
 
 	// Extract the range of chunks
 	var chunks []*chunkPayloadData
@@ -592,7 +545,9 @@ func (r *reassemblyQueue) read(buf []byte) (int, PayloadProtocolIdentifier, erro
 			}
 		}
 
-		r.subtractNumBytes(nTotal)
+		for _, c := range iSet.chunks {
+			r.subtractNumBytes(int(c.cost())) //nolint:gosec // G115
+		}
 
 		return nTotal, iSet.ppi, err
 	}
@@ -635,7 +590,9 @@ func (r *reassemblyQueue) read(buf []byte) (int, PayloadProtocolIdentifier, erro
 		}
 	}
 
-	r.subtractNumBytes(nTotal)
+	for _, c := range cset.chunks {
+		r.subtractNumBytes(int(c.cost())) //nolint:gosec // G115
+	}
 
 	return nTotal, cset.ppi, err
 }
@@ -649,7 +606,7 @@ func (r *reassemblyQueue) forwardTSNForOrdered(lastSSN uint16) {
 			if !set.isComplete() {
 				// drop the set
 				for _, c := range set.chunks {
-					r.subtractNumBytes(len(c.userData))
+					r.subtractNumBytes(int(c.cost())) //nolint:gosec // G115
 				}
 
 				continue
@@ -680,7 +637,7 @@ func (r *reassemblyQueue) forwardTSNForUnordered(newCumulativeTSN uint32) {
 	}
 	if lastIdx >= 0 {
 		for _, c := range r.unorderedChunks[0 : lastIdx+1] {
-			r.subtractNumBytes(len(c.userData))
+			r.subtractNumBytes(int(c.cost())) //nolint:gosec // G115
 		}
 		r.unorderedChunks = r.unorderedChunks[lastIdx+1:]
 	}
@@ -692,7 +649,7 @@ func (r *reassemblyQueue) forwardTSNForOrderedMID(lastMID uint32) {
 		if sna32LTE(set.mid, lastMID) {
 			if !set.isComplete() {
 				for _, c := range set.chunks {
-					r.subtractNumBytes(len(c.userData))
+					r.subtractNumBytes(int(c.cost())) //nolint:gosec // G115
 				}
 				delete(r.orderedMIDMap, set.mid)
 
@@ -712,7 +669,7 @@ func (r *reassemblyQueue) forwardTSNForUnorderedMID(lastMID uint32) {
 	for mid, set := range r.unorderedMIDMap {
 		if sna32LTE(mid, lastMID) {
 			for _, c := range set.chunks {
-				r.subtractNumBytes(len(c.userData))
+				r.subtractNumBytes(int(c.cost())) //nolint:gosec // G115
 			}
 			delete(r.unorderedMIDMap, mid)
 		}

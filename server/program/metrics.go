@@ -324,6 +324,7 @@ func (c *partsCollector) collectMedia(s *media.Stats, gauge gaugeFunc, count cou
 	count("parlor_media_refused_total", refused, s.BadFeedback, "kind", "feedback")
 	count("parlor_media_refused_total", refused, s.ExcessFeedback, "kind", "feedback-flood")
 	count("parlor_media_refused_total", refused, s.BadSRTP, "kind", "srtp")
+	count("parlor_media_refused_total", refused, s.BadSCTP, "kind", "sctp")
 	count("parlor_media_refused_total", refused, s.TCPRefused, "kind", "tcp-connections")
 	count("parlor_media_tcp_overflow_total", "Packets not sent over ICE-TCP, since too much waited for their receiver.", s.TCPOverflow)
 	count("parlor_media_tcp_overdue_total", "Media packets not sent over ICE-TCP, since they or those before them had waited too long for their receiver.", s.TCPOverdue)
