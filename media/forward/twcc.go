@@ -17,6 +17,14 @@ const (
 	twccWindow      = 1 << 12 // sequence numbers that can be told apart
 )
 
+// A packet that comes after feedback has called it lost is told of by the next one, which
+// begins with it. libwebrtc does the same, and takes it from others: without that, reordering
+// is loss to the sender.
+const (
+	twccBack    = 512 // numbers below the highest one, so that feedback stays small
+	twccBackAge = 500 * time.Millisecond
+)
+
 // twccUnit is the unit of arrival times (transport-wide congestion control draft, section
 // 3.1).
 const (
@@ -35,11 +43,11 @@ type TWCC struct {
 	mu       sync.Mutex // guards the following
 	media    uint32
 	epoch    time.Time
-	arrivals [twccWindow]int64 // ns since epoch, by number; 0 = did not arrive
+	arrivals [twccWindow]int64 // ns since epoch, of the numbers up to max; 0 = did not arrive
 	started  bool
-	next     int64 // first number not yet reported
+	next     int64 // first number of the next feedback; above max-twccWindow
 	max      int64 // highest that arrived
-	pending  int
+	pending  int   // arrivals not yet reported
 	lastSent int64
 	count    uint8
 	closed   bool
@@ -92,18 +100,31 @@ func (t *TWCC) note(seq uint16, now int64) {
 		// After a jump, the numbers in between are ambiguous.
 		t.arrivals = [twccWindow]int64{}
 		t.next, t.pending = ext, 0
-	case ext < t.next-twccWindow/2 || ext < 0:
+	case ext > t.max:
+		for n := t.max + 1; n <= ext; n++ {
+			t.arrivals[n%twccWindow] = 0 // of a number twccWindow lower
+		}
+	case ext < 0 || ext <= t.max-twccWindow:
 		return // too old to matter
-	case ext < t.next:
-		return // reported as lost, or a duplicate
-	}
-	slot := &t.arrivals[ext%twccWindow]
-	if *slot != 0 {
+	case t.arrivals[ext%twccWindow] != 0:
 		return // duplicate
+	case ext < t.next && !t.correctable(ext, now):
+		return
 	}
-	*slot = now
+	t.arrivals[ext%twccWindow] = now
 	t.pending++
-	t.max = max(t.max, ext)
+	t.next, t.max = min(t.next, ext), max(t.max, ext)
+}
+
+// correctable reports whether a number that was reported as lost may be reported again. Its
+// age is that of the next one that arrived. mu is held.
+func (t *TWCC) correctable(ext, now int64) bool {
+	if ext <= t.max-twccBack {
+		return false
+	}
+	for ext++; ext < t.max && t.arrivals[ext%twccWindow] == 0; ext++ {
+	}
+	return time.Duration(now-t.arrivals[ext%twccWindow]) < twccBackAge
 }
 
 // flush sends feedback that has waited for twccMaxInterval.
@@ -134,7 +155,11 @@ func (t *TWCC) Close() {
 // feedback makes packets of all pending arrivals. mu is held.
 func (t *TWCC) feedback(now int64) (packets []rtcp.Packet) {
 	t.lastSent = now
-	for t.pending > 0 {
+	if t.pending == 0 {
+		return nil
+	}
+	t.pending = 0
+	for t.next <= t.max {
 		packets = append(packets, t.one())
 	}
 	return packets
@@ -146,7 +171,7 @@ func (t *TWCC) one() *rtcp.TransportLayerCC {
 	first := t.next
 	came := first
 	for t.arrivals[came%twccWindow] == 0 {
-		came++ // pending > 0, so there is one up to max
+		came++ // max arrived
 	}
 	reference := t.arrivals[came%twccWindow] / int64(twccReference)
 	fb := &rtcp.TransportLayerCC{
@@ -178,8 +203,6 @@ func (t *TWCC) one() *rtcp.TransportLayerCC {
 		}
 		chunks.add(symbol)
 		fb.RecvDeltas = append(fb.RecvDeltas, &rtcp.RecvDelta{Type: symbol, Delta: delta * int64(twccUnit/time.Microsecond)})
-		*slot = 0
-		t.pending--
 		n++
 	}
 	fb.PacketStatusCount = uint16(n)
