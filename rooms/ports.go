@@ -91,8 +91,8 @@ type TrackSettings struct {
 	Width, Height uint32
 	// FPS is the highest useful frame rate, 0 = any.
 	FPS uint32
-	// Priority: where bandwidth is short, tracks of higher priority come first among
-	// tracks of the same kind.
+	// Priority: where bandwidth is short, 1 comes first among tracks of the same kind, and
+	// 0, which is none, last.
 	Priority uint32
 }
 

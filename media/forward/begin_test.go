@@ -590,3 +590,48 @@ func TestThePictureIsAskedForWhenItCanArrive(t *testing.T) {
 		require.Zero(t, count[*rtcp.PictureLossIndication](s.rtcp.take()))
 	})
 }
+
+// lastLayer is a bottleneck that tells of which layer the last picture was.
+type lastLayer struct {
+	*bottleneck
+	layer atomic.Int32
+}
+
+func (l *lastLayer) Write(h *rtp.Header, payload []byte, kind record.Kind) error {
+	if kind == record.Video && len(payload) > 11 {
+		l.layer.Store(int32(payload[11]))
+	}
+	return l.bottleneck.Write(h, payload, kind)
+}
+
+// Of two pictures on a path that has room for one and the lowest layer of the other, the one
+// to which the subscriber gave the lower number is the better one, however large it is.
+func TestAPriorityDecidesWhichPictureIsBetter(t *testing.T) {
+	const high = livekit.VideoQuality_HIGH
+	for _, tt := range []struct {
+		settings [2]Settings
+		better   int
+	}{
+		{[2]Settings{{Quality: high, Priority: 1}, {Quality: high, Priority: 2}}, 0},
+		{[2]Settings{{Quality: high, Priority: 2}, {Quality: high, Priority: 1}}, 1},
+		{[2]Settings{{Quality: high}, {Quality: high, Priority: 1<<32 - 1}}, 1},
+		{[2]Settings{{Width: 1280, Height: 720}, {Width: 640, Height: 360, Priority: 5}}, 1},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCall(t, 800_000)
+			c.camera.Close()
+			c.track.SetInfo(cameraInfo(2))
+			var pictures [2]*lastLayer
+			for i := range pictures {
+				pictures[i] = &lastLayer{bottleneck: c.link}
+				c.track.AddForwarder(ForwarderConfig{
+					SubscriberSID: "PA_s", SSRC: 7000 + 2*uint32(i), RTXSSRC: 7001 + 2*uint32(i), Codec: vp8Config(),
+					Ext: Extensions{TransportCC: 3}, Output: pictures[i], Downlink: c.link.path,
+				}).SetSettings(tt.settings[i])
+			}
+			c.run(20 * time.Second)
+			require.EqualValues(t, 1, pictures[tt.better].layer.Load(), "%+v", tt.settings)
+			require.EqualValues(t, 0, pictures[1-tt.better].layer.Load(), "%+v", tt.settings)
+		})
+	}
+}

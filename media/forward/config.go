@@ -243,7 +243,7 @@ type Settings struct {
 	Width, Height uint32
 	// FPS is the highest useful frame rate; 0 = any.
 	FPS uint32
-	// Priority: if bandwidth is short, the track with the higher Priority comes first
-	// among tracks of its kind.
+	// Priority: if bandwidth is short, tracks with a Priority come before those without,
+	// and that of the lowest number first; 0 = none. Screen shares and speakers come before.
 	Priority uint32
 }

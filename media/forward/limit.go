@@ -158,7 +158,7 @@ func (f *Forwarder) describe(at time.Time) allocate.Track {
 		t.Class = allocate.Screen
 	case f.track.cfg.Voice.speaking(at):
 		t.Class = allocate.Speaker
-	case min(s.Width, s.Height) >= largeSide:
+	case s.Priority != 0, min(s.Width, s.Height) >= largeSide:
 		t.Class = allocate.Pinned
 	}
 	t.Priority = f.settings.Priority

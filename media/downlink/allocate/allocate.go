@@ -10,8 +10,8 @@
 //
 // Order: first all audio. Then the lowest step of each track, in the order of the classes
 // (screen share, speakers, pinned tracks, the rest), and within a class by priority. Then
-// the steps above, class after class: within a class, the track with the least gets its
-// next step first.
+// the steps above, in the same order: among tracks of one class and priority, the one with
+// the least gets its next step first.
 //
 // Video below 15 frames a second is worth little, whatever its size. Up to that rate,
 // motion comes before size; above it, size comes before more motion. A screen share is
@@ -25,6 +25,7 @@
 package allocate
 
 import (
+	"cmp"
 	"math"
 	"slices"
 )
@@ -53,7 +54,7 @@ type Class uint8
 const (
 	Screen Class = iota
 	Speaker
-	Pinned // or shown large
+	Pinned // has a priority, or is shown large
 	Rest
 	classes
 )
@@ -69,7 +70,7 @@ type Track struct {
 	ID       uint32
 	Audio    bool
 	Class    Class
-	Priority uint32 // the higher one comes first within the class
+	Priority uint32 // 1 comes first within the class, and 0, which is none, last
 	CanPause bool   // otherwise the lowest layer is forwarded even if it does not fit
 	// Bitrates are the measured costs of each layer with all layers below it; 0 = the
 	// layer does not exist. Audio uses [0][0].
@@ -175,7 +176,7 @@ func (a *Allocator) Divide(tracks []Track, budget, momentary float64) ([]Decisio
 	}
 	for from := 0; from < len(a.order); {
 		to := from
-		for to < len(a.order) && tracks[a.candidates[a.order[to]].index].Class == tracks[a.candidates[a.order[from]].index].Class {
+		for to < len(a.order) && a.compare(tracks, a.order[from], a.order[to]) == 0 {
 			to++
 		}
 		for {
@@ -230,13 +231,16 @@ func (a *Allocator) prepare(tracks []Track) {
 		a.order = append(a.order, len(a.candidates))
 		a.candidates = append(a.candidates, c)
 	}
-	slices.SortStableFunc(a.order, func(x, y int) int {
-		s, t := &tracks[a.candidates[x].index], &tracks[a.candidates[y].index]
-		if s.Class != t.Class {
-			return int(s.Class) - int(t.Class)
-		}
-		return int(int64(t.Priority) - int64(s.Priority))
-	})
+	slices.SortStableFunc(a.order, func(x, y int) int { return a.compare(tracks, x, y) })
+}
+
+// compare orders two candidates by class and priority.
+func (a *Allocator) compare(tracks []Track, x, y int) int {
+	s, t := &tracks[a.candidates[x].index], &tracks[a.candidates[y].index]
+	if s.Class != t.Class {
+		return int(s.Class) - int(t.Class)
+	}
+	return cmp.Compare(s.Priority-1, t.Priority-1) // 0 becomes the highest number
 }
 
 // use makes a candidate choose among steps.

@@ -114,6 +114,29 @@ func TestSpeakersComeBeforeTheRest(t *testing.T) {
 	require.Equal(t, None, d[1].Layer, "the one of least priority pauses")
 }
 
+// Within a class, the lower number has all its steps first, but for the lowest ones.
+func TestThePriorityDecidesWithinAClass(t *testing.T) {
+	for _, tt := range []struct {
+		priorities [3]uint32
+		first      [3]int // tracks, in the order of what they get
+	}{
+		{[3]uint32{0, 2, 1}, [3]int{2, 1, 0}},
+		{[3]uint32{1, 1<<32 - 1, 0}, [3]int{0, 1, 2}},
+		{[3]uint32{1<<32 - 1, 1<<31 + 1, 1}, [3]int{2, 1, 0}},
+	} {
+		tracks := []Track{camera(1), camera(2), camera(3)}
+		for i := range tracks {
+			tracks[i].Priority = tt.priorities[i]
+		}
+		d, _ := layersAt(t, 1_200_000, tracks...)
+		require.Equal(t, Layer{2, 2}, d[tt.first[0]].Layer, "%v", tt.priorities)
+		require.Equal(t, Layer{1, 1}, d[tt.first[1]].Layer, "%v", tt.priorities)
+		require.Equal(t, Layer{0, 1}, d[tt.first[2]].Layer, "%v", tt.priorities)
+		d, _ = layersAt(t, 140_000, tracks...)
+		require.Equal(t, None, d[tt.first[2]].Layer, "%v", tt.priorities)
+	}
+}
+
 func TestTheSameIsSharedFairly(t *testing.T) {
 	var tracks []Track
 	for i := range uint32(9) {
