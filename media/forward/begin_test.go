@@ -139,6 +139,9 @@ type call struct {
 	backup *sender    // of another codec; nil = none
 	owed   [3]float64 // bytes that a keyframe has cost more, which the frames after it save
 	keys   int
+	frames int
+
+	temporal uint8 // the highest temporal layer
 }
 
 var callRates = [3]float64{150_000, 400_000, 1_500_000}
@@ -202,6 +205,7 @@ func (c *call) picture(now time.Time) {
 		s.layer.WriteRTP(s.packet(true, append([]byte{0x65}, make([]byte, 300)...)), now) // IDR
 		s.ts += 3000
 	}
+	c.frames++
 	for i, s := range c.layers {
 		key := count[*rtcp.PictureLossIndication](s.rtcp.take()) > 0
 		if !c.sends[i] || c.track.muted.Load() {
@@ -216,11 +220,20 @@ func (c *call) picture(now time.Time) {
 			size = 8 * mean
 			c.owed[i] += 7 * mean
 		}
-		s.tl0++
+		tid := uint8(0)
+		if !key {
+			tid = min([]uint8{0, 2, 1, 2}[c.frames%4], c.temporal)
+		}
+		if tid == 0 {
+			s.tl0++
+		}
 		packets := int(size)/1000 + 1
 		for k := range packets {
-			payload := s.vp8Payload(k == 0, key, 0, int(size)/packets)
+			payload := s.vp8Payload(k == 0, key, tid, int(size)/packets)
 			payload[11] = byte(i)
+			if tid > 0 {
+				payload[5] |= 0x20 // it needs the lowest temporal layer alone
+			}
 			s.layer.WriteRTP(s.packet(k == packets-1, payload), now)
 		}
 		s.pic++
@@ -632,6 +645,29 @@ func TestAPriorityDecidesWhichPictureIsBetter(t *testing.T) {
 			c.run(20 * time.Second)
 			require.EqualValues(t, 1, pictures[tt.better].layer.Load(), "%+v", tt.settings)
 			require.EqualValues(t, 0, pictures[1-tt.better].layer.Load(), "%+v", tt.settings)
+		})
+	}
+}
+
+// Where a subscriber wants a lower layer than the publisher sends, it gets as many frames of
+// the one that there is as its path carries.
+func TestAHigherLayerThanWantedFits(t *testing.T) {
+	for _, tt := range []struct {
+		rate   float64
+		frames int // a second
+	}{{3_000_000, 30}, {1_000_000, 15}, {600_000, 7}} {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCall(t, tt.rate)
+			c.temporal, c.sends = 2, [3]bool{false, false, true}
+			c.camera.SetSettings(Settings{Quality: livekit.VideoQuality_LOW})
+			c.run(20 * time.Second)
+			before := c.link.videos
+			o := c.watch(10 * time.Second)
+			t.Log(o)
+			require.Zero(t, o.soundLost)
+			require.Less(t, o.deepest, 130*time.Millisecond)
+			const packets = 7 // of a frame
+			require.InDelta(t, 10*packets*tt.frames, c.link.videos-before, 160)
 		})
 	}
 }

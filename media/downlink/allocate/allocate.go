@@ -214,9 +214,7 @@ func (a *Allocator) prepare(tracks []Track) {
 		}
 		all := a.addSteps(t, 0, t.Most.Spatial)
 		for s := int8(0); s < Spatials && len(all) == 0; s++ {
-			if all = a.addSteps(t, s, s); len(all) > 0 {
-				all = all[:1] // no wanted layer exists: take the lowest one
-			}
+			all = a.addSteps(t, s, s) // no wanted layer exists: take the lowest one
 		}
 		if len(all) == 0 {
 			continue

@@ -196,7 +196,10 @@ func TestWhatThePublisherDoesNotSendIsSaid(t *testing.T) {
 	require.Equal(t, Decision{Layer: Layer{1, 2}, Wanted: Layer{1, 2}, Bitrate: 400_000, Reason: Absent}, d[0])
 	require.Equal(t, Absent, d[1].Reason)
 	require.Equal(t, Unwanted, d[2].Reason)
-	require.Equal(t, Layer{1, 0}, d[3].Layer, "the lowest there is")
+	require.Equal(t, Decision{Layer: Layer{1, 2}, Wanted: Layer{1, 2}, Bitrate: 400_000, Reason: Absent}, d[3], "the lowest there is")
+	d, s := layersAt(t, 300_000, higher)
+	require.Equal(t, Decision{Layer: Layer{1, 1}, Wanted: Layer{1, 2}, Bitrate: 240_000, Reason: Bandwidth}, d[0], "fewer frames of it")
+	require.Equal(t, 400_000.0, s.Goal)
 }
 
 func TestDivideDoesNotAllocate(t *testing.T) {
