@@ -60,6 +60,13 @@ func (h *history) detail() *details {
 	return h.more
 }
 
+// declined notes that a packet will not be repeated, although the receiver may ask for it, and
+// that no picture waits for it.
+func (h *history) declined(out int64) {
+	d := h.detail()
+	d.asked = max(d.asked, out)
+}
+
 // asked is the newest of the forgotten packets that the receiver had asked for; 0: none.
 func (h *history) asked() int64 {
 	if h.more == nil {

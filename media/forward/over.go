@@ -10,7 +10,6 @@ import (
 	"parlor/media/downlink/allocate"
 	"parlor/media/downlink/pacer"
 	record "parlor/media/downlink/sent"
-	"parlor/media/forward/dd"
 	"parlor/media/forward/packet"
 )
 
@@ -226,7 +225,8 @@ func (f *Forwarder) deliver(p *packet.Packet, s *sent, sendTime [3]byte, kind re
 // offer asks whether a packet may leave now. If not it waits, or is dropped. mu is held.
 func (f *Forwarder) offer(p *packet.Packet, s *sent, kind record.Kind) (now bool) {
 	described := pacer.Packet{
-		Stream: f.cfg.SSRC, Size: p.Size, Kind: kind, KeyStart: beginsKey(p) && kind == record.Video, End: s.is(sentMarker),
+		Stream: f.cfg.SSRC, Size: p.Size, Kind: kind, KeyStart: beginsKey(p) && kind == record.Video,
+		Start: p.Frame.Start, End: s.is(sentMarker),
 		Needless: kind == record.Repeat && f.extended(s.out) < f.keyAt, Disposable: f.disposable(p),
 	}
 	ticket := f.queue.put(queued{p, *s, kind})
@@ -247,15 +247,12 @@ func (f *Forwarder) offer(p *packet.Packet, s *sent, kind record.Kind) (now bool
 	return false
 }
 
-// disposable reports whether no other frame that is forwarded needs p's, and the receiver is
-// told so: one that goes by the sequence numbers alone would wait for what is missing. mu is
-// held.
+// disposable reports whether no other frame that is forwarded needs p's, and the receiver can
+// tell that from the frames after it. One that goes by the numbers of packets, or by those of
+// the base layer to which the frame belongs, would wait for what is missing. mu is held.
 func (f *Forwarder) disposable(p *packet.Packet) bool {
-	if p.HasDD && f.cfg.Ext.DependencyDescriptor != 0 {
-		target := f.selector.target
-		return target >= 0 && p.DD.Indications[target] == dd.Discardable
-	}
-	return p.VP8.NonReference && p.VP8.TL0PicIdxOffset != 0
+	d := &p.VP8
+	return d.NonReference && d.TL0PicIdxOffset != 0 && d.HasTID && d.TID > 0
 }
 
 // extended is the number that a packet of the last ones left with, unwrapped. mu is held.
@@ -307,6 +304,7 @@ func (f *Forwarder) overdue(s *sent, kind record.Kind, broken bool) {
 	}
 	f.history.forget(s.out) // it is not repeated either
 	if !broken {
+		f.history.declined(f.extended(s.out))
 		return
 	}
 	f.inStep = false

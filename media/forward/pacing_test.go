@@ -387,7 +387,10 @@ func TestWhatThePathDropsEndsThePicture(t *testing.T) {
 // A frame that no other needs is dropped alone when it has waited for too long: no keyframe is
 // asked for, and what comes after it is sent. A receiver that is not told so has to get one.
 func TestAFrameThatNobodyNeedsIsDroppedAlone(t *testing.T) {
-	for _, told := range []bool{true, false} {
+	for _, c := range []struct {
+		name string
+		told bool
+	}{{"TL0PICIDX", true}, {"no TL0PICIDX", false}, {"of the base layer", false}} {
 		synctest.Test(t, func(t *testing.T) {
 			n := newNarrow(t)
 			n.camera.layer.SetRTT(time.Second) // no answer is missed
@@ -396,10 +399,15 @@ func TestAFrameThatNobodyNeedsIsDroppedAlone(t *testing.T) {
 			before := n.video.f.Stats().Overdue
 			n.camera.at = time.Now()
 			const packets = 90 // more than half a second
+			tid := uint8(2)
+			if c.name == "of the base layer" {
+				tid = 0
+				n.camera.tl0++
+			}
 			for i := range packets {
-				payload := n.camera.vp8Payload(i == 0, false, 2, 1000)
+				payload := n.camera.vp8Payload(i == 0, false, tid, 1000)
 				payload[0] |= 0x20
-				if !told { // without TL0PICIDX
+				if c.name == "no TL0PICIDX" {
 					payload[1] &^= 0x40
 					copy(payload[4:], payload[5:])
 				}
@@ -413,7 +421,7 @@ func TestAFrameThatNobodyNeedsIsDroppedAlone(t *testing.T) {
 			n.frame(false, 1)
 			time.Sleep(100 * time.Millisecond)
 			asked := count[*rtcp.PictureLossIndication](n.camera.rtcp.take())
-			if told {
+			if c.told {
 				require.Zero(t, asked)
 				require.Len(t, n.video.take(), 1, "the picture goes on")
 			} else {

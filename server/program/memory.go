@@ -82,11 +82,15 @@ func keepSmall(ctx context.Context, logger *slog.Logger) {
 		quiet, begins := t.look(figures[0].Value.Uint64(), figures[1].Value.Uint64())
 		full = full || !quiet
 		if now := time.Now(); full && quiet && now.Sub(given) >= fewestBetween {
+			if given.IsZero() { // what is read after the start is read again
+				if err := dropPages(); err != nil {
+					logger.Debug("the pages that the start has read stay in memory", "error", err)
+				}
+			}
 			full, given = false, now
 			debug.FreeOSMemory() // it collects, too
-			if err := dropPages(); err != nil {
-				logger.Debug("the pages of the program stay in memory", "error", err)
-			}
+			metrics.Read(figures[:1])
+			t.allocated = figures[0].Value.Uint64() // this is no sign of people
 		}
 		if begins {
 			metrics.Read(figures[1:2])

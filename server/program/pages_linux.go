@@ -35,10 +35,10 @@ func dropPages() error {
 type mapping struct{ start, end uintptr }
 
 // unwritten returns those of the mappings of a file that cannot be written to and never were.
-// A page that was written to (by the loader or a debugger) is nowhere else, so that it must
-// stay.
+// A page that was written to (by the loader or a debugger) is nowhere else, or in swap, so
+// that it must stay.
 func unwritten(smaps []byte, file string) (mappings []mapping) {
-	var m mapping // the one whose lines are read; empty = another file's, or writable
+	var m mapping // the one whose lines are read; empty = another file's, writable, or written to
 	lines := bufio.NewScanner(bytes.NewReader(smaps))
 	for lines.Scan() {
 		fields := strings.Fields(lines.Text())
@@ -55,7 +55,9 @@ func unwritten(smaps []byte, file string) (mappings []mapping) {
 			if errStart == nil && errEnd == nil && !writable && len(fields) > 5 && strings.Join(fields[5:], " ") == file {
 				m = mapping{start: uintptr(a), end: uintptr(b)}
 			}
-		case name == "Anonymous:" && fields[1] == "0" && m.end > m.start:
+		case name == "Anonymous:" && fields[1] != "0": // those in memory
+			m = mapping{}
+		case name == "Swap:" && fields[1] == "0" && m.end > m.start: // it comes after
 			mappings = append(mappings, m)
 		}
 	}

@@ -48,25 +48,37 @@ func TestPagesOfTheProgramAreGivenBack(t *testing.T) {
 	require.NotEmpty(t, out.String())
 }
 
-// TestPagesThatStay: those that were written to, can be written to, are shared, or of another
-// file.
+// TestPagesThatStay: those that were written to, also if they are in swap or nothing tells,
+// can be written to, are shared, or of another file.
 func TestPagesThatStay(t *testing.T) {
 	const smaps = `00400000-0131c000 r-xp 00000000 fe:00 99 /opt/a b/parlor (deleted)
 Size:              15472 kB
 Anonymous:             0 kB
+Swap:                  0 kB
 VmFlags: rd ex mr mw me
 0131c000-0255c000 r--p 00f1c000 fe:00 99 /opt/a b/parlor (deleted)
 Anonymous:             4 kB
+Swap:                  0 kB
 0255c000-0261b000 rw-p 0215c000 fe:00 99 /opt/a b/parlor (deleted)
 Anonymous:             0 kB
+Swap:                  0 kB
 02600000-02700000 r--s 0215c000 fe:00 99 /opt/a b/parlor (deleted)
+Anonymous:             0 kB
+Swap:                  0 kB
+00900000-00a00000 r--p 00f1c000 fe:00 99 /opt/a b/parlor (deleted)
+Anonymous:             0 kB
+Swap:                  4 kB
+00a00000-00b00000 r--p 00f1c000 fe:00 99 /opt/a b/parlor (deleted)
 Anonymous:             0 kB
 7f0000000000-7f0000100000 r-xp 00000000 fe:00 98 /lib/libc.so.6
 Anonymous:             0 kB
+Swap:                  0 kB
 7f0000200000-7f0000300000 r--p 00000000 00:00 0
 Anonymous:             0 kB
+Swap:                  0 kB
 7f0000400000-7f0000500000 r--p 00000000 fe:00 99 /opt/a b/parlor (deleted)
 Anonymous:             0 kB
+Swap:                  0 kB
 `
 	require.Equal(t, []mapping{{0x400000, 0x131c000}, {0x7f0000400000, 0x7f0000500000}},
 		unwritten([]byte(smaps), "/opt/a b/parlor (deleted)"))

@@ -62,8 +62,9 @@ type Packet struct {
 	Size     int    // bytes
 	Kind     sent.Kind
 	KeyStart bool // begins a key frame
+	Start    bool // begins a frame
 	End      bool // ends a frame
-	// Disposable: no other frame depends on this one.
+	// Disposable: no other frame depends on this one. All packets of a frame say the same.
 	Disposable bool
 	// Needless: it repeats a packet from before a keyframe that was offered since. It is
 	// sent only if it need not wait, because it would delay the packets after the
@@ -489,6 +490,9 @@ func (p *Pacer[T]) mend(pkt *Packet) bool {
 		case b.stream != pkt.Stream:
 			continue
 		case pkt.KeyStart:
+			p.remove(i)
+			return true
+		case b.rest && (pkt.Start || !pkt.Disposable): // of the next frame: the end of the former did not come
 			p.remove(i)
 			return true
 		case b.rest && pkt.End:

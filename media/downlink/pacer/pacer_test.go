@@ -187,6 +187,35 @@ func TestAFrameOnWhichNothingDependsIsDroppedAlone(t *testing.T) {
 	require.Zero(t, p.Counters().Broken)
 }
 
+// The end of a frame that is dropped alone may not come. The next frame is not its rest.
+func TestTheFrameAfterOneThatDidNotEndIsSent(t *testing.T) {
+	for _, next := range []Packet{{Disposable: true, Start: true}, {Start: true}, {}} {
+		var p Pacer[int]
+		p.SetRate(0, 30_000, false)
+		for {
+			d := ofVideo(1, 1200)
+			d.Disposable = true
+			if p.Offer(0, d, 0) != Send {
+				break
+			}
+		}
+		d := ofVideo(1, 100)
+		d.Disposable = next.Disposable
+		d.Start = next.Start
+		require.Equal(t, Queued, p.Offer(200*ms, d, 2))
+		d.Start, d.End = false, true
+		require.Equal(t, Queued, p.Offer(200*ms, d, 3))
+		_, _, verdict := p.Next(251 * ms)
+		require.Equal(t, Drop, verdict)
+		for want := 2; want <= 3; want++ {
+			v, _, verdict := p.Next(251 * ms)
+			require.Equal(t, Send, verdict)
+			require.Equal(t, want, v)
+		}
+		require.False(t, p.Broken())
+	}
+}
+
 func TestAKeyFrameReplacesWhatWaitsWhileAQueueIsEmptied(t *testing.T) {
 	var p Pacer[int]
 	p.SetRate(0, 300_000, true)
