@@ -571,7 +571,10 @@ func (c *Control[T]) Sending() float64 { return c.sending }
 // Probed is the number of bytes sent as padding.
 func (c *Control[T]) Probed() uint64 { return c.probed }
 
-// Forget drops the state of a stream that ended: see [pacer.Pacer.Forget].
+// End drops the packets of a stream that wait: nobody receives it any more.
+func (c *Control[T]) End(stream uint32) { c.pacer.End(stream) }
+
+// Forget drops the state of a stream: see [pacer.Pacer.Forget].
 func (c *Control[T]) Forget(stream uint32) {
 	c.pacer.Forget(stream)
 	c.record.Forget(stream)

@@ -311,14 +311,27 @@ func (d *Path) LimitVoices(most int) { d.voices.limit(most) }
 // one if that is softer.
 func (d *Path) Compete(v Voice, at time.Time) { d.voices.compete(v, at) }
 
-// Remove removes a stream from the path. voice is the stream as a voice; nil if it is not
-// one.
+// Remove removes a stream that has ended from the path. voice is the stream as a voice; nil if
+// it is not one. None of its packets that wait are sent.
 func (d *Path) Remove(s Stream, voice Voice) {
 	if voice != nil {
 		d.voices.remove(voice)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.control.End(s.SSRC())
+	d.control.End(s.Repair())
+	d.setAsideLocked(s)
+}
+
+// SetAside removes a stream that is added again soon. Its packets that wait are sent.
+func (d *Path) SetAside(s Stream) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.setAsideLocked(s)
+}
+
+func (d *Path) setAsideLocked(s Stream) {
 	if i := slices.Index(d.streams, s); i >= 0 {
 		d.streams = slices.Delete(d.streams, i, i+1)
 		if s.Probes() {

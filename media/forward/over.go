@@ -165,7 +165,7 @@ func (f *Forwarder) SetStreamFeedback(reports bool) {
 		return
 	}
 	if moves { // the downlink counts the streams that are reported on as they are added
-		f.downlink.Remove(&f.over, nil)
+		f.downlink.SetAside(&f.over)
 	}
 	f.mu.Lock()
 	f.cfg.StreamFeedback = reports

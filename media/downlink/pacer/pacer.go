@@ -402,7 +402,7 @@ func (p *Pacer[T]) owe(bytes int) {
 	}
 }
 
-// Forget drops the state of a stream that ended. Its waiting packets are still sent.
+// Forget drops the state of a stream. Its packets that wait are still sent.
 func (p *Pacer[T]) Forget(stream uint32) {
 	if p.key.stream == stream {
 		p.key.on = false
@@ -412,6 +412,14 @@ func (p *Pacer[T]) Forget(stream uint32) {
 			p.remove(i)
 			return
 		}
+	}
+}
+
+// End has the packets of a stream that wait dropped, and no keyframe asked for them: nobody
+// receives the stream any more.
+func (p *Pacer[T]) End(stream uint32) {
+	for class := range p.queues {
+		p.supersede(class, stream)
 	}
 }
 

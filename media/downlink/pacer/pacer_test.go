@@ -216,6 +216,34 @@ func TestTheFrameAfterOneThatDidNotEndIsSent(t *testing.T) {
 	}
 }
 
+// A stream that has ended leaves nothing behind: none of its packets that wait is sent, or makes
+// the path look as if it had dropped what others need.
+func TestAStreamThatHasEndedIsNotBroken(t *testing.T) {
+	var p Pacer[int]
+	p.SetRate(0, 30_000, false)
+	for p.Offer(0, ofVideo(1, 1200), 1) == Send {
+	}
+	require.Equal(t, Queued, p.Offer(0, ofVideo(1, 1200), 1))
+	require.Equal(t, Queued, p.Offer(200*ms, ofVideo(2, 100), 2))
+	p.End(1)
+	p.Forget(1)
+	var dropped int
+	for at := int64(251 * ms); ; at += 10 * ms {
+		v, _, verdict := p.Next(at)
+		if v == 2 {
+			require.Equal(t, Send, verdict)
+			break
+		}
+		require.Contains(t, []Verdict{Nothing, Drop}, verdict)
+		if verdict == Drop {
+			dropped++
+		}
+	}
+	require.Equal(t, 2, dropped)
+	require.False(t, p.Broken())
+	require.Zero(t, p.Counters().Broken)
+}
+
 func TestAKeyFrameReplacesWhatWaitsWhileAQueueIsEmptied(t *testing.T) {
 	var p Pacer[int]
 	p.SetRate(0, 300_000, true)
