@@ -221,7 +221,14 @@ func parseQuery(q url.Values, address string, validate bool) (*options, error) {
 // there, and shown.
 const longestOfClient = 256
 
-// curtail shortens the texts of c, and leaves each capability that is known once: all
+// The bounds of the capabilities that a client says it has. One that this server does not know is kept:
+// the SDKs of others may know it.
+const (
+	mostCapabilities  = 32
+	highestCapability = 1023
+)
+
+// curtail shortens the texts of c, and leaves each capability once, within bounds: all
 // participants are told of them.
 func curtail(c *livekit.ClientInfo) {
 	m := c.ProtoReflect()
@@ -232,10 +239,10 @@ func curtail(c *livekit.ClientInfo) {
 		return true
 	})
 	slices.Sort(c.Capabilities)
-	c.Capabilities = slices.DeleteFunc(slices.Compact(c.Capabilities), func(one livekit.ClientInfo_Capability) bool {
-		_, known := livekit.ClientInfo_Capability_name[int32(one)]
-		return !known
+	kept := slices.DeleteFunc(slices.Compact(c.Capabilities), func(one livekit.ClientInfo_Capability) bool {
+		return one < 0 || one > highestCapability
 	})
+	c.Capabilities = slices.Clone(kept[:min(len(kept), mostCapabilities)]) // the array of all that were said goes
 }
 
 func parseAttributes(s string) (map[string]string, error) {

@@ -100,8 +100,8 @@ func TestQueryDefaults(t *testing.T) {
 	require.NoError(t, err, "the WebSocket ignores what validate refuses")
 }
 
-// What a client says of itself is shortened, and its capabilities are those that there are, once each,
-// in either form of the request.
+// What a client says of itself is shortened, and its capabilities are told once each, in either form of
+// the request.
 func TestWhatAClientSaysOfItselfIsBounded(t *testing.T) {
 	long := strings.Repeat("ä", 2000)
 	q := url.Values{"capabilities": {strings.Repeat("CAP_PACKET_TRAILER,CAP_UNUSED,CAP_NONE,", 1000)}}
@@ -132,7 +132,21 @@ func TestWhatAClientSaysOfItselfIsBounded(t *testing.T) {
 		require.Equal(t, "192.0.2.1", o.client.Address)
 		require.True(t, strings.HasPrefix(long, strings.TrimSuffix(o.client.DeviceModel, "…")))
 		require.Equal(t, []livekit.ClientInfo_Capability{livekit.ClientInfo_CAP_UNUSED, livekit.ClientInfo_CAP_PACKET_TRAILER}, o.client.Capabilities)
+		require.Less(t, cap(o.client.Capabilities), 100, "what else was said is not kept")
 	}
+}
+
+// Capabilities that are newer than the server are told to the other participants, but not any number.
+func TestCapabilitiesThatTheServerDoesNotKnow(t *testing.T) {
+	c := &livekit.ClientInfo{Capabilities: []livekit.ClientInfo_Capability{900, livekit.ClientInfo_CAP_PACKET_TRAILER, 900, 901}}
+	curtail(c)
+	require.Equal(t, []livekit.ClientInfo_Capability{livekit.ClientInfo_CAP_PACKET_TRAILER, 900, 901}, c.Capabilities)
+	for i := range 100_000 {
+		c.Capabilities = append(c.Capabilities, livekit.ClientInfo_Capability(i-1000))
+	}
+	curtail(c)
+	require.Len(t, c.Capabilities, mostCapabilities)
+	require.Less(t, cap(c.Capabilities), 100)
 }
 
 // A client's setting for pausing takes precedence over the configuration, in either form
