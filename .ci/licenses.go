@@ -100,8 +100,7 @@ func unpack(packed []byte) ([]byte, error) {
 type part struct{ name, text string }
 
 // modules are the modules with a package in the program, on any system that it is built
-// for. Those that folders of ours replace have our licence (lean), or a licence beside them
-// if they are others' work that we changed.
+// for. Those in server/lean are our own work and have our licence.
 func modules() ([]part, error) {
 	dirs := map[string]string{} // by name and version
 	for _, system := range []string{"linux", "darwin", "windows"} {
@@ -122,13 +121,14 @@ func modules() ([]part, error) {
 	if err != nil {
 		return nil, err
 	}
+	ours := filepath.Join(root, "server", "lean") + string(filepath.Separator)
 	var all []part
 	for name, dir := range dirs {
 		files, err := licenceFiles(dir)
 		if err != nil {
 			return nil, err
 		}
-		if len(files) == 0 && strings.HasPrefix(dir, root+string(filepath.Separator)) {
+		if len(files) == 0 && strings.HasPrefix(dir, ours) {
 			continue
 		}
 		if len(files) == 0 {
