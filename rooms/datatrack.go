@@ -405,7 +405,7 @@ func (r *Room) wantData(p *Participant, req *livekit.UpdateDataSubscription) {
 	for sid, on := range wishes {
 		done += r.want(p, []string{sid}, on)
 	}
-	p.payAsked(len(req.GetUpdates()), done)
+	r.payAsked(p, len(req.GetUpdates()), done)
 }
 
 // repeatData tells p's client, which has resumed, of its data tracks.

@@ -262,17 +262,19 @@ func (r *Room) remember(s Session) {
 
 // withdrawAll ends p's tracks and p's subscriptions.
 func (r *Room) withdrawAll(p *Participant) {
-	var had []*Participant
+	had := make(map[*Participant]struct{}) // each may have had several
 	for sid, t := range r.tracks {
 		if t.publisher == p {
-			had = append(had, r.withdraw(t)...)
+			for _, q := range r.withdraw(t) {
+				had[q] = struct{}{}
+			}
 			delete(r.tracks, sid)
 		}
 		delete(t.subscribers, p.identity)
 		delete(t.denied, p.identity)
 	}
 	r.withdrawDataOf(p)
-	for _, q := range had {
+	for q := range had {
 		r.considerWaiting(q)
 	}
 }
@@ -385,13 +387,13 @@ func (c *Client) SyncState(s *livekit.SyncState) {
 			}
 		}
 		sub := s.GetSubscription()
-		p.payAsked(len(sub.GetTrackSids()), 0)
+		r.payAsked(p, len(sub.GetTrackSids()), 0)
 		r.wantData(p, s.GetDataSubscription())
 		// The client's list of unsubscribed tracks is ignored. SDKs list tracks there
 		// that were published while the client was away, and the room already knows the
 		// tracks that the client asked not to have.
 		if sub.GetSubscribe() {
-			p.payAsked(0, r.want(p, sub.TrackSids, true))
+			r.payAsked(p, 0, r.want(p, sub.TrackSids, true))
 		}
 	})
 }

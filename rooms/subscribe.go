@@ -105,20 +105,25 @@ func (c *Client) UpdateSubscription(req *livekit.UpdateSubscription) {
 		for _, pt := range req.ParticipantTracks {
 			sids = append(sids, pt.TrackSids...)
 		}
-		p.payAsked(len(sids), r.want(p, sids, req.Subscribe))
+		r.payAsked(p, len(sids), r.want(p, sids, req.Subscribe))
 	})
 }
 
 // What a client asks of subscriptions is less work than a change: so many tracks that it names, and
-// so many subscriptions that begin, end or are refused, are as much.
+// so many subscriptions that begin, end or are refused, are as much. So many handles of data tracks that
+// it is told of again are as much as a subscription.
 const (
-	askedOfAChange      = 200
-	subscribedOfAChange = 20
+	askedOfAChange        = 200
+	subscribedOfAChange   = 20
+	handlesOfSubscription = 64
 )
 
-// payAsked counts a request for subscriptions against the client's pace.
-func (c *Client) payAsked(sids, done int) {
-	c.payPart(time.Now(), paceInterval/askedOfAChange*time.Duration(sids)+paceInterval/subscribedOfAChange*time.Duration(done))
+// payAsked counts a request for subscriptions against p's pace. done is how many it changed.
+func (r *Room) payAsked(p *Participant, sids, done int) {
+	if _, told := r.untold[p]; told && done > 0 {
+		done += len(p.dataHandles) / handlesOfSubscription
+	}
+	p.payPart(time.Now(), paceInterval/askedOfAChange*time.Duration(sids)+paceInterval/subscribedOfAChange*time.Duration(done))
 }
 
 // settingsOfAChange is how many settings of tracks are as much work as a change.

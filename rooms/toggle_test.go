@@ -95,6 +95,42 @@ func TestDataSubscriptionsAreToggledAtAPace(t *testing.T) {
 	})
 }
 
+// A client is told of all its handles with each change, so a change takes longer the more it has. Who
+// takes as many as a participant publishes, one by one, does not wait.
+func TestHandlesOfDataTracksAreToldAtAPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHouse(t)
+		var sids []string
+		for i := range 16 {
+			ann := h.join("tea", fmt.Sprint("ann", i))
+			for j := range 64 {
+				ann.PublishDataTrack(&livekit.PublishDataTrackRequest{PubHandle: uint32(j + 1), Name: fmt.Sprint(j)})
+				ann.Sync()
+				sids = append(sids, find(ann, (*livekit.SignalResponse).GetPublishDataTrackResponse).GetInfo().GetSid())
+			}
+		}
+		subscribe := func(c *client, sid string, on bool) {
+			c.UpdateDataSubscription(&livekit.UpdateDataSubscription{Updates: []*livekit.UpdateDataSubscription_Update{{TrackSid: sid, Subscribe: on}}})
+			c.Sync()
+			c.Pace(t.Context())
+		}
+		bob := h.join("tea", "bob")
+		began := time.Now()
+		for i := range 10 {
+			for _, sid := range sids[:64] {
+				subscribe(bob, sid, i%2 == 0)
+			}
+		}
+		require.Zero(t, time.Since(began), "all of one participant")
+		eve := h.join("tea", "eve", takesData)
+		began = time.Now()
+		for i := range 300 {
+			subscribe(eve, sids[0], i%2 == 1)
+		}
+		require.Greater(t, time.Since(began), 2*time.Second)
+	})
+}
+
 // Nobody waits who takes all tracks of a large room, or turns the pages of a grid.
 func TestHonestSubscriptionsAreNotPaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
