@@ -49,6 +49,8 @@ const (
 	lastAgain  = 4 * time.Hour
 	// longestRetry bounds the wait before a request is repeated within an order.
 	longestRetry = 10 * time.Second
+	// longestPause bounds what an authority may ask to wait before the next order.
+	longestPause = 24 * time.Hour
 	// leaving is how long a stop waits for an order under way.
 	leaving = time.Second
 )
@@ -342,10 +344,19 @@ func ask(name string) *tls.ClientHelloInfo {
 	}
 }
 
-// limit is how long the authority asks to wait after an error; 0 = it does not say.
+// limit is how long the authority asks to wait after an error, whatever its status, up to
+// longestPause; 0 = it does not say.
 func limit(err error) time.Duration {
-	if wait, limited := acme.RateLimit(err); limited {
-		return wait
+	var refused *acme.Error
+	if !errors.As(err, &refused) {
+		return 0
+	}
+	after := refused.Header.Get("Retry-After")
+	if seconds, err := strconv.Atoi(after); err == nil {
+		return time.Duration(min(max(seconds, 0), int(longestPause/time.Second))) * time.Second
+	}
+	if at, err := http.ParseTime(after); err == nil {
+		return min(max(time.Until(at), 0), longestPause)
 	}
 	return 0
 }
@@ -356,7 +367,8 @@ func (k *Keeper) words(ctx context.Context, name string, err error) string {
 	if heard := k.heard.last(name); heard != "" {
 		said = "; the certificate authority says: " + heard
 	}
-	if wait, limited := acme.RateLimit(err); limited {
+	if _, limited := acme.RateLimit(err); limited {
+		wait := limit(err)
 		return fmt.Sprintf("the certificate authority has had too many requests for %s, and wants to be left alone for %v%s", name, wait, said)
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
@@ -428,22 +440,24 @@ func (e *ear) forget(name string) {
 }
 
 // retry is how long to wait before a refused request is repeated, for
-// [acme.Client.RetryBackoff]; 0 = the order fails. An authority that wants a longer pause is
-// asked again after the wait for the next order, of which people are told.
+// [acme.Client.RetryBackoff]; 0 = the order fails. An authority that wants a longer pause, or
+// has had too many requests and does not say how long a pause it wants, is asked again after
+// the wait for the next order, of which people are told.
 func (e *ear) retry(n int, _ *http.Request, res *http.Response) time.Duration {
 	e.mu.Lock()
 	ended := e.ctx != nil && e.ctx.Err() != nil
 	e.mu.Unlock()
-	if ended || res.StatusCode == http.StatusTooManyRequests {
+	after := res.Header.Get("Retry-After")
+	if ended || after == "" && res.StatusCode == http.StatusTooManyRequests {
 		return 0
 	}
 	wait := min(time.Second<<min(n-1, 4), longestRetry)
-	if after := res.Header.Get("Retry-After"); after != "" {
+	if after != "" {
 		seconds, err := strconv.Atoi(after)
 		if err != nil || seconds > int(longestRetry/time.Second) {
 			return 0
 		}
-		wait = max(time.Duration(seconds)*time.Second, time.Second)
+		wait = max(time.Duration(seconds)*time.Second, wait) // one that says 1 s each time is not asked all the time
 	}
 	return wait
 }

@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/crypto/acme"
 )
 
 // TestWords: a problem is told with what mends it.
@@ -177,9 +178,7 @@ func (a *authority) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			a.refuse(w, r)
 			return
 		}
-		w.Header().Set("Location", a.URL+"/order/1")
-		w.WriteHeader(http.StatusCreated)
-		_, _ = fmt.Fprintf(w, `{"status":"ready","finalize":"%s/finalize"}`, a.URL)
+		a.accept(w)
 	case "/finalize":
 		if err := a.issue(r.Body); err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
@@ -190,6 +189,13 @@ func (a *authority) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "/certificate":
 		_, _ = w.Write(*a.chain.Load())
 	}
+}
+
+// accept answers a request for an order.
+func (a *authority) accept(w http.ResponseWriter) {
+	w.Header().Set("Location", a.URL+"/order/1")
+	w.WriteHeader(http.StatusCreated)
+	_, _ = fmt.Fprintf(w, `{"status":"ready","finalize":"%s/finalize"}`, a.URL) // the client reads it
 }
 
 // issue answers a signed request for a certificate.
@@ -251,7 +257,8 @@ func TestAPauseThatTheAuthorityWants(t *testing.T) {
 		told   bool
 	}{
 		"too many requests": {http.StatusTooManyRequests, "3600", true},
-		"too many for now":  {http.StatusTooManyRequests, "1", true},
+		"too many, no more": {http.StatusTooManyRequests, "", true},
+		"too many for now":  {http.StatusTooManyRequests, "9", false},
 		"down for an hour":  {http.StatusServiceUnavailable, "3600", true},
 		"down until a date": {http.StatusServiceUnavailable, "Wed, 21 Oct 2065 07:28:00 GMT", true},
 		"down for a moment": {http.StatusServiceUnavailable, "9", false},
@@ -260,7 +267,9 @@ func TestAPauseThatTheAuthorityWants(t *testing.T) {
 			t.Parallel()
 			a := newAuthority(t)
 			a.refuse = func(w http.ResponseWriter, _ *http.Request) {
-				w.Header().Set("Retry-After", c.after)
+				if c.after != "" {
+					w.Header().Set("Retry-After", c.after)
+				}
 				w.WriteHeader(c.status)
 				_, _ = w.Write([]byte(`{"type":"urn:ietf:params:acme:error:rateLimited","detail":"too many orders"}`)) // the client reads it
 			}
@@ -280,4 +289,37 @@ func TestAPauseThatTheAuthorityWants(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestAShortPauseDoesNotEndTheOrder, whatever the status of the answer that asks for it.
+func TestAShortPauseDoesNotEndTheOrder(t *testing.T) {
+	a := newAuthority(t)
+	a.refuse = func(w http.ResponseWriter, _ *http.Request) {
+		if a.ordered.Load() == 1 {
+			w.Header().Set("Retry-After", "1")
+			w.WriteHeader(http.StatusTooManyRequests)
+			return
+		}
+		a.accept(w)
+	}
+	k, run := keeperOf(a, t.TempDir())
+	stop := run()
+	defer stop()
+	require.Eventually(t, func() bool { return k.Problem() != "" || !k.Until().IsZero() }, time.Minute, 10*time.Millisecond)
+	require.Empty(t, k.Problem())
+}
+
+// TestHowLongAPauseTheAuthorityMayWant before the next order.
+func TestHowLongAPauseTheAuthorityMayWant(t *testing.T) {
+	for after, want := range map[string]time.Duration{
+		"": 0, "soon": 0, "-5": 0, "3600": time.Hour, "999999999": 24 * time.Hour, "Wed, 21 Oct 1965 07:28:00 GMT": 0,
+		time.Now().Add(100 * time.Hour).UTC().Format(http.TimeFormat): 24 * time.Hour,
+	} {
+		for _, status := range []int{http.StatusTooManyRequests, http.StatusServiceUnavailable} {
+			err := fmt.Errorf("the order: %w", &acme.Error{StatusCode: status, Header: http.Header{"Retry-After": {after}}})
+			require.Equal(t, want, limit(err), after)
+		}
+	}
+	require.Zero(t, limit(&acme.Error{}))
+	require.Zero(t, limit(errors.New("no answer")))
 }
