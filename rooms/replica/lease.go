@@ -288,9 +288,14 @@ func (l *lease) renew(ctx context.Context) error {
 	}
 	err = l.write(ctx, l.prolonged(now), version)
 	if errors.Is(err, errChanged) {
-		_, _, changed := l.reread(ctx, o.Instance)
+		now, version, changed := l.reread(ctx, o.Instance)
 		if changed != nil && !(errors.Is(changed, ErrRemoved) && runs) {
 			return changed
+		}
+		if changed == nil { // a write whose answer was lost has taken effect: the next one replaces it
+			l.mu.Lock()
+			l.owner, l.version = now, version
+			l.mu.Unlock()
 		}
 		return errors.New("a write of the lease is still under way") // no errChanged: it is ours
 	}
@@ -416,18 +421,21 @@ func (l *lease) release(ctx context.Context) error {
 		return nil // it is not ours, or runs out by itself
 	}
 	o, version := l.current()
-	o.Expires = 0
-	err := l.write(ctx, o, version)
-	if errors.Is(err, errChanged) { // the last renewal was cut off, and may have succeeded
-		if o, version, err = l.reread(ctx, o.Instance); err == nil {
-			o.Expires = 0
-			err = l.write(ctx, o, version)
+	for tries := 1; ; tries++ {
+		o.Expires = 0
+		err := l.write(ctx, o, version)
+		if errors.Is(err, errChanged) && tries < 3 {
+			// The last renewal was cut off. It may have succeeded before this, or between two of
+			// these steps.
+			if o, version, err = l.reread(ctx, o.Instance); err == nil {
+				continue
+			}
 		}
+		if err != nil {
+			return fmt.Errorf("release the lease: %w", err)
+		}
+		return nil
 	}
-	if err != nil {
-		return fmt.Errorf("release the lease: %w", err)
-	}
-	return nil
 }
 
 // status is the lease's part of Status.

@@ -730,12 +730,24 @@ func TestBegunIsTold(t *testing.T) {
 // busyPlace refuses writes as S3 does while another one is under way.
 type busyPlace struct {
 	place
-	refuse int // so many writes
+	refuse int  // so many writes
+	late   bool // the last of those takes effect all the same
+	asked  int  // writes
 }
 
 func (p *busyPlace) writeOwner(ctx context.Context, b []byte, version string) (string, error) {
+	p.asked++
 	if p.refuse > 0 {
 		p.refuse--
+		if p.late && p.refuse == 0 {
+			_, version, _, err := p.readOwner(ctx)
+			if err == nil {
+				_, err = p.place.writeOwner(ctx, b, version)
+			}
+			if err != nil {
+				return "", err
+			}
+		}
 		return "", errChanged
 	}
 	return p.place.writeOwner(ctx, b, version)
@@ -745,13 +757,7 @@ func (p *busyPlace) writeOwner(ctx context.Context, b []byte, version string) (s
 // is renewed when S3 takes writes again.
 func TestARenewalWhileAnEarlierOneIsUnderWay(t *testing.T) {
 	t.Parallel()
-	d, err := openDirectory(t.TempDir(), true)
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, d.close()) })
-	busy := &busyPlace{place: d}
-	l := &lease{place: busy, log: testLog(t), ttl: time.Minute, wait: time.Hour}
-	_, err = l.take(t.Context(), owner{Replica: "replica", Machine: "a", Instance: "a", Owner: "this"}, func(*owner) int64 { return 1 })
-	require.NoError(t, err)
+	l, busy := leased(t)
 	busy.refuse = 2
 	require.NoError(t, l.renewInTime(t.Context()))
 	state, _, failing := l.status()
@@ -764,12 +770,69 @@ func TestARenewalWhileAnEarlierOneIsUnderWay(t *testing.T) {
 	_, version := l.current()
 	other, err := owner{Replica: "replica", Epoch: 2, Machine: "b", Instance: "b", Owner: "another"}.encode()
 	require.NoError(t, err)
-	_, err = d.writeOwner(t.Context(), other, version)
+	_, err = busy.place.writeOwner(t.Context(), other, version)
 	require.NoError(t, err)
 	busy.refuse = 2
 	err = l.renewInTime(t.Context())
 	require.ErrorIs(t, err, ErrLost)
 	require.ErrorContains(t, err, "another holds it")
+}
+
+// leased is a lease of a place that refuses writes when it is told to.
+func leased(t *testing.T) (*lease, *busyPlace) {
+	d, err := openDirectory(t.TempDir(), true)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, d.close()) })
+	busy := &busyPlace{place: d}
+	l := &lease{place: busy, log: testLog(t), ttl: time.Minute, wait: time.Hour}
+	_, err = l.take(t.Context(), owner{Replica: "replica", Machine: "a", Instance: "a", Owner: "this"}, func(*owner) int64 { return 1 })
+	require.NoError(t, err)
+	return l, busy
+}
+
+// TestTheRenewalAfterALateOne replaces what that one wrote.
+func TestTheRenewalAfterALateOne(t *testing.T) {
+	t.Parallel()
+	l, busy := leased(t)
+	busy.refuse, busy.late = 2, true
+	require.NoError(t, l.renewInTime(t.Context()))
+	_, _, failing := l.status()
+	require.ErrorContains(t, failing, "under way")
+	busy.asked = 0
+	require.NoError(t, l.renewInTime(t.Context()))
+	_, _, failing = l.status()
+	require.NoError(t, failing)
+	require.Equal(t, 1, busy.asked, "it knows what it replaces")
+}
+
+// TestReleaseWhileARenewalIsUnderWay: what is still this process's is released, and nothing else.
+func TestReleaseWhileARenewalIsUnderWay(t *testing.T) {
+	t.Parallel()
+	for _, late := range []bool{false, true} {
+		l, busy := leased(t)
+		busy.refuse, busy.late = 2, late
+		require.NoError(t, l.release(t.Context()))
+		state, _, _ := l.status()
+		require.Equal(t, LeaseReleased, state)
+		b, _, _, err := busy.readOwner(t.Context())
+		require.NoError(t, err)
+		o, err := decodeOwner(b)
+		require.NoError(t, err)
+		require.Zero(t, o.Expires)
+	}
+	l, busy := leased(t)
+	busy.refuse = 3
+	require.ErrorIs(t, l.release(t.Context()), errChanged)
+	state, _, _ := l.status()
+	require.Equal(t, LeaseHeld, state, "it runs out")
+
+	_, version := l.current()
+	other, err := owner{Replica: "replica", Epoch: 2, Machine: "b", Instance: "b", Owner: "another"}.encode()
+	require.NoError(t, err)
+	_, err = busy.place.writeOwner(t.Context(), other, version)
+	require.NoError(t, err)
+	busy.refuse = 2
+	require.ErrorContains(t, l.release(t.Context()), "another holds it")
 }
 
 // TestReleaseAfterARenewalThatWasCutOff: the renewal was written, but its answer was not
