@@ -59,7 +59,7 @@ func (k *keeper) Handle(ctx context.Context, r slog.Record) error {
 func (k *keeper) WithAttrs(attrs []slog.Attr) slog.Handler {
 	var r slog.Record
 	r.AddAttrs(attrs...)
-	return &keeper{k.lines, k.next.WithAttrs(attrs), k.text(context.Background(), &r), k.group}
+	return &keeper{k.lines, k.next.WithAttrs(attrs), Clip(k.text(context.Background(), &r), maxLine), k.group}
 }
 
 func (k *keeper) WithGroup(name string) slog.Handler {

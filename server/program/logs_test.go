@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"log/slog"
+	"net/url"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -86,8 +87,14 @@ func TestLogLinesAreBounded(t *testing.T) {
 		var text bytes.Buffer
 		cfg := &config.Config{}
 		cfg.Logging.JSON = json
-		newLogger(&text, cfg, slog.LevelInfo).With("agent", long).WithGroup("client").Info("refused", "version", long, "error", errors.New(long), "short", "still there")
-		require.Less(t, text.Len(), 10_000)
+		newLogger(&text, cfg, slog.LevelInfo).With("agent", long).WithGroup("client").Info("refused", "version", long, "error", errors.New(long),
+			"path", &url.URL{Path: long}, "tracks", []string{long, long}, "body", []byte(long), "short", "still there", "reasons", []string{"one", "two"})
+		require.Less(t, text.Len(), 15_000)
 		require.Contains(t, text.String(), "still there")
+		if json {
+			require.Contains(t, text.String(), `["one","two"]`)
+		} else {
+			require.Contains(t, text.String(), "[one two]")
+		}
 	}
 }

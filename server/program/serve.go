@@ -151,16 +151,14 @@ const longestValue = 2 << 10
 
 // shortened is a without what is beyond longestValue. A stack is ours.
 func shortened(_ []string, a slog.Attr) slog.Attr {
-	switch a.Value.Kind() {
-	case slog.KindString:
-	case slog.KindAny:
-		if _, isError := a.Value.Any().(error); !isError {
-			return a
-		}
-	default:
+	if kind := a.Value.Kind(); kind != slog.KindString && kind != slog.KindAny {
 		return a
 	}
-	if text := a.Value.String(); len(text) > longestValue && a.Key != "stack" {
+	text := a.Value.String()
+	if b, ok := a.Value.Any().([]byte); ok {
+		text = string(b)
+	}
+	if len(text) > longestValue && a.Key != "stack" {
 		return slog.String(a.Key, admin.Clip(text, longestValue))
 	}
 	return a
