@@ -37,13 +37,18 @@ type hostile struct {
 const (
 	chunkDATA, chunkINIT, chunkSACK, chunkHeartbeat, chunkERROR = 0, 1, 3, 4, 9
 	chunkReconfig, chunkForwardTSN                              = 130, 192
+	chunkIDATA, chunkIForwardTSN                                = 64, 194
 
 	flagEnd, flagBegin, flagUnordered = 1, 2, 4
 )
 
-func newHostile(t *testing.T, e *Engine, sid string) *hostile {
+func newHostile(t *testing.T, e *Engine, sid string, change ...func(*PeerConfig)) *hostile {
 	t.Helper()
-	h := &hostile{client: newClient(t, e, clientConfig{sid: sid, single: true})}
+	h := &hostile{client: newClient(t, e, clientConfig{sid: sid, single: true, change: func(cfg *PeerConfig) {
+		for _, c := range change {
+			c(cfg)
+		}
+	}})}
 	dc, err := h.pub.CreateDataChannel("hostile", nil)
 	require.NoError(t, err)
 	h.join()
@@ -56,7 +61,8 @@ func newHostile(t *testing.T, e *Engine, sid string) *hostile {
 }
 
 // restart begins a new association (RFC 9260, section 5.2.2) whose numbers the test knows,
-// and that has plain DATA chunks, as that of a browser has. The client's own SCTP carries it out.
+// and that has plain DATA chunks, though it could do otherwise (RFC 8260), as pion can. The
+// client's own SCTP carries it out.
 func (h *hostile) restart() {
 	association := associationOf(h.pub).Elem()
 	field := func(name string) unsafe.Pointer { return unsafe.Pointer(association.FieldByName(name).UnsafeAddr()) }
@@ -69,7 +75,7 @@ func (h *hostile) restart() {
 	init = binary.BigEndian.AppendUint32(init, 1<<20)
 	init = append(init, 0xff, 0xff, 0xff, 0xff)
 	init = binary.BigEndian.AppendUint32(init, h.tsn)
-	init = append(init, 0x80, 8, 0, 6, chunkReconfig, chunkForwardTSN)
+	init = append(init, 0x80, 8, 0, 8, chunkReconfig, chunkForwardTSN, chunkIDATA, chunkIForwardTSN)
 	h.send(chunk(chunkINIT, 0, init))
 	select {
 	case err := <-*(*chan error)(field("handshakeCompletedCh")):
@@ -205,12 +211,12 @@ func TestAssociationsAreAborted(t *testing.T) {
 		}},
 		{"resets that wait", "reconfig", func(h *hostile) {
 			for i := range uint32(300) {
-				h.send(h.reset(i, h.tsn+1<<18))
+				h.send(h.reset(i, h.tsn+1<<18+i))
 			}
 		}},
 		{"resets that wait until numbers have passed 0", "reconfig", func(h *hostile) {
 			for i := range uint32(300) {
-				h.send(h.reset(i, h.tsn+1<<30))
+				h.send(h.reset(i, h.tsn+1<<30+i))
 			}
 		}},
 		{"many heartbeats at once", "answer", func(h *hostile) {
@@ -218,6 +224,14 @@ func TestAssociationsAreAborted(t *testing.T) {
 		}},
 		{"many resets at once", "answer", func(h *hostile) {
 			h.flood(50, func(i int) []byte { return h.reset(uint32(i), h.tsn-1) })
+		}},
+		{"many acknowledgements at once", "SACK", func(h *hostile) {
+			h.flood(5, func(int) []byte { return chunk(chunkSACK, 0, make([]byte, 12)) })
+		}},
+		{"many FORWARD TSNs at once", "FORWARD", func(h *hostile) {
+			h.flood(5, func(i int) []byte {
+				return chunk(chunkForwardTSN, 0, binary.BigEndian.AppendUint32(nil, h.tsn+uint32(i)))
+			})
 		}},
 	} {
 		t.Run(v.what, func(t *testing.T) {
@@ -257,7 +271,7 @@ func TestAssociationsAreBounded(t *testing.T) {
 		}},
 		{"resets that wait", 0, 32 * mb, func(h *hostile) {
 			for i := range uint32(200) {
-				h.send(h.reset(i, h.tsn+1<<18))
+				h.send(h.reset(i, h.tsn+1<<18+i))
 			}
 			h.flood(2000, func(i int) []byte { return h.whole(uint32(i)) })
 		}},
@@ -271,9 +285,9 @@ func TestAssociationsAreBounded(t *testing.T) {
 				h.send(h.data(flagUnordered, h.tsn+1+i, 0, large))
 			}
 		}},
-		{"streams listed often", 0, 32 * mb, func(h *hostile) {
+		{"streams listed often", 0, 64 * mb, func(h *hostile) {
 			h.flood(3000, func(i int) []byte { return h.data(flagBegin|flagEnd, h.tsn+uint32(i), uint16(1000+i), "x") })
-			for i := range uint32(50) {
+			for i := range uint32(500) {
 				b := binary.BigEndian.AppendUint32(nil, h.tsn+3000+i)
 				for range 280 {
 					b = append(binary.BigEndian.AppendUint16(b, h.stream), 0, 1)
@@ -365,4 +379,99 @@ func TestHonestAssociations(t *testing.T) {
 	for string(a.events.wait(t, "message").data) != "well" {
 	}
 	require.Zero(t, e.Stats().BadSCTP)
+}
+
+// What was not read of a stream that the client has reset counts in the receive window.
+func TestMessagesOfResetStreams(t *testing.T) {
+	const mb = 1 << 20
+	e := newTestEngine(t, nil)
+	slow := &slowEvents{read: make(chan struct{})}
+	h := newHostile(t, e, "PA_h", func(cfg *PeerConfig) {
+		slow.events = cfg.Events.(*events)
+		cfg.Events = slow
+	})
+	defer slow.once.Do(func() { close(slow.read) })
+	own, large := h.stream, strings.Repeat("x", 1000)
+	attack := func() {
+		tsn := h.tsn
+		for i := range uint16(8) {
+			h.stream = 200 + 2*i
+			open := h.data(flagBegin|flagEnd, tsn, 0, "\x03\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00") // RFC 8832, section 5.1
+			binary.BigEndian.PutUint32(open[12:], 50)
+			h.send(open)
+			tsn++
+			for ssn := range uint16(900) {
+				h.send(h.data(flagBegin|flagEnd, tsn, 1+ssn, large))
+				tsn++
+			}
+			h.send(h.reset(uint32(i), tsn-1))
+		}
+		h.stream = own
+		h.send(h.data(flagUnordered|flagBegin|flagEnd, tsn, 0, "well"))
+	}
+	kept := held()
+	attack()
+	require.Less(t, int64(held())-int64(kept), int64(3*mb), "kept, of %d bytes", h.bytes)
+	slow.once.Do(func() { close(slow.read) })
+	var sending sync.WaitGroup
+	well := make(chan struct{})
+	defer sending.Wait()
+	defer close(well)
+	sending.Go(func() {
+		for { // what was not taken is sent again
+			select {
+			case <-well:
+				return
+			default:
+				attack()
+			}
+		}
+	})
+	for string(h.events.wait(t, "message").data) != "well" {
+	}
+	require.Zero(t, e.Stats().BadSCTP)
+}
+
+// slowEvents take no message until read is closed.
+type slowEvents struct {
+	*events
+	read chan struct{}
+	once sync.Once
+}
+
+func (s *slowEvents) Message(p []byte) {
+	<-s.read
+	s.events.Message(p)
+}
+
+// Resets that wait do not count against an honest client.
+func TestHonestResets(t *testing.T) {
+	e := newTestEngine(t, nil)
+	for i, v := range []struct {
+		what  string
+		waits func(h *hostile)
+	}{
+		{"all performed by the chunks of one packet", func(h *hostile) { // as pion asks
+			for i := range uint32(20) {
+				h.send(h.reset(i, h.tsn+i))
+			}
+		}},
+		{"asked for again and again", func(h *hostile) { // as dcSCTP asks
+			for i := range uint32(300) {
+				h.send(h.reset(i, h.tsn+19))
+			}
+		}},
+	} {
+		t.Run(v.what, func(t *testing.T) {
+			h := newHostile(t, e, fmt.Sprint("PA_", i))
+			h.stream += 2
+			v.waits(h)
+			h.stream -= 2
+			h.flood(20, func(i int) []byte { return h.whole(uint32(i)) })
+			h.send(h.data(flagUnordered|flagBegin|flagEnd, h.tsn+20, 0, "well"))
+			for string(h.events.wait(t, "message").data) != "well" {
+			}
+			require.Zero(t, e.Stats().BadSCTP)
+		})
+	}
 }

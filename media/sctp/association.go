@@ -15,6 +15,7 @@ import (
 	"io"
 	"math"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -195,8 +196,9 @@ const (
 	maxReconfigRequests = 256 // Parlor: was 1000
 
 	// Parlor: bounds of what is answered. A peer that asks for more is aborted.
-	maxAnswered  = 16   // chunks of one packet
+	maxAnswered  = 16   // chunks of one packet, beside those that pass TSNs, which answer waiting resets
 	maxUnwritten = 1024 // answers that wait for the network
+	maxRepeated  = 4    // SACKs, or FORWARD TSNs, of one packet: a sender puts one of each
 
 	// TLR Adaptive burst mitigation uses quarter-MTU units.
 	// 1 MTU == 4 units, 0.25 MTU == 1 unit.
@@ -291,7 +293,9 @@ type Association struct {
 	reconfigs        map[uint32]*chunkReconfig
 	reconfigRequests map[uint32]*paramOutgoingResetRequest
 
-	answered int // Parlor: how many chunks of the present packet were answered
+	answered, sacks, forwards int // Parlor: chunks of the present packet
+
+	unread []*Stream // Parlor: streams that were reset, and that have messages for their readers
 
 	// Non-RFC internal data
 	sourcePort              uint16
@@ -581,9 +585,7 @@ func (c *Config) applyDefaults() {
 	if c.MTU == 0 {
 		c.MTU = initialMTU
 	}
-	if !c.enableInterleavingSet {
-		c.enableInterleaving = true
-	}
+	// Parlor: interleaving is not enabled unless asked for. Browsers do not use it.
 	if c.interleaving == nil {
 		c.interleaving = &interleavingSettings{}
 	}
@@ -2823,6 +2825,12 @@ func (a *Association) bytesQueued() uint64 {
 	for _, s := range a.streams {
 		n += uint64(s.getNumBytesInReassemblyQueue()) //nolint:gosec // G115
 	}
+	a.unread = slices.DeleteFunc(a.unread, func(s *Stream) bool {
+		unread := s.getNumBytesInReassemblyQueue()
+		n += uint64(unread) //nolint:gosec // G115
+
+		return unread == 0
+	})
 
 	return n
 }
@@ -3888,6 +3896,11 @@ func (a *Association) handleReconfigParam(raw param) (*packet, error) {
 	switch par := raw.(type) {
 	case *paramOutgoingResetRequest:
 		a.log.Tracef("[%s] handleReconfigParam (OutgoingResetRequest)", a.name)
+		// Parlor: dcSCTP asks for the same again, with the next number, as long as it must wait.
+		if last := a.reconfigRequests[par.reconfigRequestSequenceNumber-1]; last != nil &&
+			last.senderLastTSN == par.senderLastTSN && slices.Equal(last.streamIdentifiers, par.streamIdentifiers) {
+			delete(a.reconfigRequests, last.reconfigRequestSequenceNumber)
+		}
 		// Parlor: the TSNs are compared as serial numbers, and the association is aborted.
 		if sna32LT(a.peerLastTSN(), par.senderLastTSN) && len(a.reconfigRequests) >= maxReconfigRequests {
 			a.abortProtocolViolation(ErrTooManyReconfigRequests.Error())
@@ -3972,6 +3985,9 @@ func (a *Association) resetStreamsIfAny(resetRequest *paramOutgoingResetRequest)
 			a.lock.Lock()
 			a.log.Debugf("[%s] deleting stream %d", a.name, id)
 			delete(a.streams, s.streamIdentifier)
+			if s.getNumBytesInReassemblyQueue() > 0 { // Parlor
+				a.unread = append(a.unread, s)
+			}
 		}
 		delete(a.reconfigRequests, resetRequest.reconfigRequestSequenceNumber)
 	} else {
@@ -4405,7 +4421,7 @@ func (a *Association) handleChunksStart() {
 
 	a.stats.incPacketsReceived()
 
-	a.answered = 0
+	a.answered, a.sacks, a.forwards = 0, 0, 0
 	a.delayedAckTriggered = false
 	a.immediateAckTriggered = false
 }
@@ -4451,6 +4467,7 @@ func (a *Association) handleChunk(receivedPacket *packet, receivedChunk chunk) e
 	}
 
 	isAbort := false
+	passes := false // Parlor: TSNs; it answers resets that waited, each of which is answered once
 
 	switch receivedChunk := receivedChunk.(type) {
 	// Note: We do not do the following for chunkInit, chunkInitAck, and chunkCookieEcho:
@@ -4489,17 +4506,35 @@ func (a *Association) handleChunk(receivedPacket *packet, receivedChunk chunk) e
 
 	case *chunkPayloadData:
 		packets = a.handleData(receivedChunk)
+		passes = true
 
 	case *chunkSelectiveAck:
+		if a.sacks++; a.sacks > maxRepeated { // Parlor
+			a.abortProtocolViolation("too many SACKs in a packet")
+
+			return nil
+		}
 		err = a.handleSack(receivedChunk)
 
 	case *chunkReconfig:
 		packets, err = a.handleReconfig(receivedChunk)
 
 	case *chunkForwardTSN:
+		if a.forwards++; a.forwards > maxRepeated { // Parlor
+			a.abortProtocolViolation("too many FORWARD TSNs in a packet")
+
+			return nil
+		}
 		packets = a.handleForwardTSN(receivedChunk)
+		passes = true
 	case *chunkIForwardTSN:
+		if a.forwards++; a.forwards > maxRepeated { // Parlor
+			a.abortProtocolViolation("too many FORWARD TSNs in a packet")
+
+			return nil
+		}
 		packets = a.handleIForwardTSN(receivedChunk)
+		passes = true
 
 	case *chunkShutdown:
 		err = a.handleShutdown(receivedChunk)
@@ -4525,7 +4560,10 @@ func (a *Association) handleChunk(receivedPacket *packet, receivedChunk chunk) e
 
 	if len(packets) > 0 {
 		// Parlor: what is answered is bounded.
-		if a.answered++; a.answered > maxAnswered || a.controlQueue.size() > maxUnwritten {
+		if !passes {
+			a.answered++
+		}
+		if a.answered > maxAnswered || a.controlQueue.size() > maxUnwritten {
 			a.abortProtocolViolation("too much to answer")
 
 			return nil

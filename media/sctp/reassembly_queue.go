@@ -430,22 +430,24 @@ func (r *reassemblyQueue) hasQueuedUnorderedMID(mid uint32) bool {
 	return false
 }
 
-// Parlor: looks only around the chunk that has come: no other can have completed a message.
+// Parlor: looks only around the chunk that has come: no other can have completed a message. It
+// steps to both sides in turn, for that a gap on one side ends it before the other is gone through.
 func (r *reassemblyQueue) findCompleteUnorderedChunkSet(at int) *chunkSet {
 	all := r.unorderedChunks
-	startIdx := at
-	for !all[startIdx].beginningFragment {
-		if startIdx == 0 || all[startIdx-1].tsn+1 != all[startIdx].tsn || all[startIdx-1].endingFragment {
-			return nil
+	startIdx, last := at, at
+	for !all[startIdx].beginningFragment || !all[last].endingFragment {
+		if !all[startIdx].beginningFragment {
+			if startIdx == 0 || all[startIdx-1].tsn+1 != all[startIdx].tsn || all[startIdx-1].endingFragment {
+				return nil
+			}
+			startIdx--
 		}
-		startIdx--
-	}
-	last := at
-	for !all[last].endingFragment {
-		if last+1 == len(all) || all[last].tsn+1 != all[last+1].tsn || all[last+1].beginningFragment {
-			return nil
+		if !all[last].endingFragment {
+			if last+1 == len(all) || all[last].tsn+1 != all[last+1].tsn || all[last+1].beginningFragment {
+				return nil
+			}
+			last++
 		}
-		last++
 	}
 	nChunks := last - startIdx + 1
 
@@ -600,21 +602,26 @@ func (r *reassemblyQueue) read(buf []byte) (int, PayloadProtocolIdentifier, erro
 func (r *reassemblyQueue) forwardTSNForOrdered(lastSSN uint16) {
 	// Use lastSSN to locate a chunkSet then remove it if the set has
 	// not been complete
-	keep := []*chunkSet{}
-	for _, set := range r.ordered {
-		if sna16LTE(set.ssn, lastSSN) {
-			if !set.isComplete() {
-				// drop the set
-				for _, c := range set.chunks {
-					r.subtractNumBytes(int(c.cost())) //nolint:gosec // G115
-				}
-
-				continue
+	// Parlor: only those from nextSSN to lastSSN are gone through. Those before are complete.
+	first := sort.Search(len(r.ordered), func(i int) bool { return sna16GTE(r.ordered[i].ssn, r.nextSSN) })
+	end := sort.Search(len(r.ordered), func(i int) bool { return sna16GT(r.ordered[i].ssn, lastSSN) })
+	keep := first
+	for i := first; i < end; i++ {
+		set := r.ordered[i]
+		if !set.isComplete() {
+			// drop the set
+			for _, c := range set.chunks {
+				r.subtractNumBytes(int(c.cost())) //nolint:gosec // G115
 			}
+
+			continue
 		}
-		keep = append(keep, set)
+		r.ordered[keep] = set
+		keep++
 	}
-	r.ordered = keep
+	if keep < end {
+		r.ordered = slices.Delete(r.ordered, keep, end)
+	}
 
 	// Finally, forward nextSSN
 	if sna16LTE(r.nextSSN, lastSSN) {
@@ -674,6 +681,13 @@ func (r *reassemblyQueue) forwardTSNForUnorderedMID(lastMID uint32) {
 			delete(r.unorderedMIDMap, mid)
 		}
 	}
+}
+
+// discard drops what will not be read any more.
+func (r *reassemblyQueue) discard() { // Parlor
+	r.ordered, r.unordered, r.unorderedChunks = nil, nil, nil
+	r.orderedMID, r.unorderedMID, r.orderedMIDMap, r.unorderedMIDMap = nil, nil, nil, nil
+	atomic.StoreUint64(&r.nBytes, 0)
 }
 
 func (r *reassemblyQueue) subtractNumBytes(nBytes int) {

@@ -147,6 +147,10 @@ func (s *Stream) ReadSCTP(payload []byte) (int, PayloadProtocolIdentifier, error
 		}
 
 		if s.readErr != nil {
+			if errors.Is(s.readErr, io.EOF) { // Parlor: no more comes
+				s.reassemblyQueue.discard()
+			}
+
 			return 0, PayloadProtocolIdentifier(0), s.readErr
 		}
 
