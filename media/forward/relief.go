@@ -71,7 +71,8 @@ type usualDelay struct {
 	least      time.Duration
 }
 
-// newBase is how much more of a delay is none: the timestamps began anew.
+// newBase is the least growth of a delay that no queue explains. The publisher's timestamps
+// have started again from another value.
 const newBase = 5 * time.Second
 
 // exceeded is by how much longer the newest packet of a layer was on its way.

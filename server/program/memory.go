@@ -21,7 +21,7 @@ const (
 
 	memoryTick = time.Second
 	// fewestBetween is the least time between two givings back: what comes after has to take
-	// the memory, and read the pages of the program, again.
+	// the memory again.
 	fewestBetween = time.Minute
 	// fewestTicks is how many ticks must lie between two collections in quiet times, so that
 	// they cost next to nothing.

@@ -273,20 +273,8 @@ func (c *partsCollector) collectTURN(gauge gaugeFunc, count countFunc) {
 // packets by calls are the sizes of the batches.
 func collectSockets(sockets []udp.Stats, count countFunc) {
 	var all udp.Stats
-	for i := range sockets {
-		s := &sockets[i]
-		all.PacketsReceived += s.PacketsReceived
-		all.ReceiveCalls += s.ReceiveCalls
-		all.PacketsSent += s.PacketsSent
-		all.SendCalls += s.SendCalls
-		all.OffloadPackets += s.OffloadPackets
-		all.OffloadMessages += s.OffloadMessages
-		all.OffloadRefused += s.OffloadRefused
-		all.Dropped.Busy += s.Dropped.Busy
-		all.Dropped.Unreachable += s.Dropped.Unreachable
-		all.Dropped.TooLong += s.Dropped.TooLong
-		all.Dropped.Closed += s.Dropped.Closed
-		all.Dropped.Other += s.Dropped.Other
+	for _, s := range sockets {
+		all = all.Add(s)
 	}
 	const packets, calls = "UDP packets of all kinds on the media ports.", "System calls that received or sent UDP packets on the media ports."
 	count("parlor_media_udp_packets_total", packets, all.PacketsReceived, "direction", "in")

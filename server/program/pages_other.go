@@ -2,5 +2,5 @@
 
 package program
 
-// dropPages does nothing: other systems give such pages back by themselves.
+// dropPages does nothing: it is known how to only on Linux.
 func dropPages() error { return nil }
